@@ -1,0 +1,221 @@
+package deja
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/dejalog/deja/internal/canon"
+)
+
+// Compile checks a service and returns its machine. All faults are reported together.
+func Compile(s *Service) (*Machine, error) {
+	if s == nil {
+		return nil, errors.New("the service is nil")
+	}
+	c := compiler{m: &Machine{
+		name: s.Name, codec: s.Codec, tables: map[string]*ruleTable{}, upcasters: map[string]Upcaster{},
+		projections: s.Projections, projectors: map[string][]projector{},
+	}}
+	if c.m.codec == nil {
+		c.m.codec = JSON()
+	}
+	if !validName(s.Name) {
+		c.fault("service name %q: want lower-case letters, digits, '-', '_' and '.'", s.Name)
+	}
+	if len(s.Aggregates) == 0 {
+		c.fault("service %s has no aggregates", s.Name)
+	}
+	for _, a := range s.Aggregates {
+		c.aggregate(a)
+	}
+	c.upcasters(s.Upcasters)
+	c.projections(s.Projections)
+	if len(c.faults) > 0 {
+		return nil, fmt.Errorf("service %s: %w", s.Name, errors.Join(c.faults...))
+	}
+	c.m.fold = c.fingerprint()
+	return c.m, nil
+}
+
+type compiler struct {
+	m      *Machine
+	faults []error
+	folds  []string // what the fold version is made of
+}
+
+func (c *compiler) fault(format string, args ...any) {
+	c.faults = append(c.faults, fmt.Errorf(format, args...))
+}
+
+func (c *compiler) aggregate(a AnyAggregate) {
+	if a == nil || reflect.ValueOf(a).IsNil() {
+		c.fault("an aggregate is nil")
+		return
+	}
+	def := a.definition()
+	if !validName(def.name) {
+		c.fault("aggregate name %q: want lower-case letters, digits, '-', '_' and '.'", def.name)
+	}
+	if _, twice := c.m.tables[def.name]; twice {
+		c.fault("two aggregates are named %s", def.name)
+	}
+	t := &ruleTable{definition: def, rows: map[rowKey]*row{}}
+	c.m.tables[def.name] = t
+	shape, err := canon.ShapeOf(def.state)
+	if err != nil {
+		c.fault("aggregate %s: state %s: %w", def.name, def.state, err)
+	}
+	t.shape = shape
+	c.folds = append(c.folds, "state "+def.name+" "+def.state.String()+" "+shape.String())
+	for i := range def.rows {
+		c.row(t, &def.rows[i])
+	}
+	if !slices.ContainsFunc(def.rows, func(r row) bool { return r.decide != nil }) {
+		c.fault("aggregate %s handles nothing: give it a Handle row", def.name)
+	}
+}
+
+func (c *compiler) row(t *ruleTable, r *row) {
+	if r.kind == rowFold {
+		c.folds = append(c.folds, fmt.Sprintf("fold %s %d", t.name, r.version))
+		if r.missing {
+			c.fault("aggregate %s: FoldVersion %d: want 1 or more", t.name, r.version)
+		}
+		return
+	}
+	name := fmt.Sprintf("aggregate %s: %s row for %q", t.name, r.kind, r.wire)
+	agg, err := aggregateOf(r.wire)
+	if err != nil {
+		c.fault("%s: %w", name, err)
+	} else if own := r.kind == rowHandle || r.kind == rowApply; own && agg != t.name {
+		c.fault("%s: the name belongs to aggregate %s; commands go, and events belong, where their name says", name, agg)
+	}
+	if r.missing {
+		c.fault("%s: the function is nil", name)
+	}
+	if _, twice := t.rows[r.rowKey]; twice {
+		c.fault("%s: there are two", name)
+	}
+	t.rows[r.rowKey] = r
+	if r.kind == rowHandle || r.kind == rowApply {
+		c.payload(name, r.payload)
+	}
+	if r.kind == rowApply {
+		c.folds = append(c.folds, "apply "+r.wire)
+	}
+}
+
+// payload refuses what would be lost on the way through JSON. Other codecs know their own types.
+func (c *compiler) payload(name string, t reflect.Type) {
+	if c.m.codec.ContentType() != "application/json" {
+		return
+	}
+	if _, err := canon.ShapeOf(t); err != nil {
+		c.fault("%s: payload %s: %w", name, t, err)
+	}
+}
+
+func (c *compiler) upcasters(us []Upcaster) {
+	for _, u := range us {
+		if _, twice := c.m.upcasters[u.from]; twice {
+			c.fault("two upcasters from %s", u.from)
+		}
+		if u.missing {
+			c.fault("upcaster from %s: the function is nil", u.from)
+		}
+		c.m.upcasters[u.from] = u
+		c.folds = append(c.folds, "upcast "+u.from+" "+u.to)
+	}
+	for _, u := range us {
+		if err := c.m.chain(u); err != nil {
+			c.faults = append(c.faults, err)
+		}
+	}
+}
+
+// chain follows an upcaster to an event that some aggregate applies.
+func (m *Machine) chain(u Upcaster) error {
+	for range len(m.upcasters) {
+		agg, err := aggregateOf(u.to)
+		if err != nil {
+			return fmt.Errorf("upcaster from %s: %w", u.from, err)
+		}
+		if t, ok := m.tables[agg]; ok && t.has(rowApply, u.to) {
+			return nil
+		}
+		next, ok := m.upcasters[u.to]
+		if !ok {
+			return fmt.Errorf("upcaster from %s to %s: no aggregate applies %s", u.from, u.to, u.to)
+		}
+		u = next
+	}
+	return fmt.Errorf("upcasters from %s go round in a circle", u.from)
+}
+
+var tableName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
+
+func (c *compiler) projections(ps []*Projection) {
+	names, tables := map[string]bool{}, map[string]bool{}
+	for _, p := range ps {
+		if p == nil {
+			c.fault("a projection is nil")
+			continue
+		}
+		if !validName(p.name) || names[p.name] {
+			c.fault("projection name %q is taken or not of lower-case letters, digits, '-', '_' and '.'", p.name)
+		}
+		names[p.name] = true
+		for _, t := range p.tables {
+			if !tableName.MatchString(t.name) || strings.HasPrefix(t.name, "deja_") || strings.HasPrefix(t.name, "sqlite_") || tables[t.name] {
+				c.fault("projection %s: table name %q is taken, reserved or not a plain lower-case name", p.name, t.name)
+			}
+			tables[t.name] = true
+			c.folds = append(c.folds, "table "+t.name+" "+t.ddl)
+		}
+		for _, part := range p.parts {
+			c.projector(p, part)
+		}
+	}
+}
+
+func (c *compiler) projector(p *Projection, part projector) {
+	agg, err := aggregateOf(part.event)
+	if err != nil {
+		c.fault("projection %s: %w", p.name, err)
+		return
+	}
+	if t, ok := c.m.tables[agg]; !ok || !t.has(rowApply, part.event) {
+		c.fault("projection %s: no aggregate of the service applies %s", p.name, part.event)
+	}
+	c.m.projectors[part.event] = append(c.m.projectors[part.event], part)
+	c.folds = append(c.folds, "project "+p.name+" "+part.event)
+}
+
+func (c *compiler) fingerprint() string {
+	slices.Sort(c.folds)
+	sum := sha256.Sum256([]byte(strings.Join(c.folds, "\n")))
+	return hex.EncodeToString(sum[:8])
+}
+
+// Undeliverable returns an error naming every row that needs messages between services, which nothing delivers yet.
+func (m *Machine) Undeliverable() error {
+	var faults []error
+	for _, name := range m.Aggregates() {
+		for _, r := range m.tables[name].definition.rows {
+			if r.kind == rowReact || r.kind == rowReply || r.kind == rowForget || r.kind == rowFailed {
+				faults = append(faults, fmt.Errorf("aggregate %s: %s row for %s: commands, events and effects between services are not delivered by this version", name, r.kind, r.wire))
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// Aggregates returns the aggregates' names, sorted.
+func (m *Machine) Aggregates() []string { return slices.Sorted(maps.Keys(m.tables)) }

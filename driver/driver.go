@@ -1,0 +1,250 @@
+// Package driver holds the interfaces that logs and stores implement, and ends there: what the bytes of a record
+// mean is not a driver's business. Package [github.com/dejalog/deja/drivertest] holds their contracts as tests.
+//
+// All calls are set-wise, and safe for concurrent use unless said otherwise. A driver keeps no argument after it has
+// returned, and what it returns belongs to the caller. Drivers return their engine's errors raw, wrapped with %w
+// where one of this package's applies.
+package driver
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/dejalog/deja"
+)
+
+var (
+	// ErrFenced is returned by Advance, Logged and Reset when the lease is not the newest one of its partition, or
+	// the store is not where the caller left it. Nothing was written; the caller drops all that it knows and
+	// acquires anew.
+	ErrFenced = errors.New("fenced: the lease was taken over, or the store is not where this worker left it")
+
+	// ErrNotFound is returned by Topic on a read-only log without that topic.
+	ErrNotFound = errors.New("not found")
+
+	// ErrTrimmed is returned by Fetch for a position below the log's first record.
+	ErrTrimmed = errors.New("trimmed: the log begins after the position")
+
+	// ErrBeyondEnd is returned by Fetch for a position above the log's end: the log was truncated, or is another.
+	ErrBeyondEnd = errors.New("beyond the end of the log: it was truncated, or is another log")
+
+	// ErrIdentity is returned by Acquire when the store is bound to another log than the one it is given.
+	ErrIdentity = errors.New("the store belongs to another log")
+
+	// ErrTooLarge is returned by Append for a record above the topic's limit; nothing of the call was appended.
+	ErrTooLarge = errors.New("record too large for its topic")
+)
+
+// A Topic is a topic's identity: what tells it from another, and from itself recreated.
+type Topic struct {
+	Name       string
+	Cluster    string // the log it belongs to
+	ID         string // given when the topic was created
+	Partitions int32
+	MaxRecord  int // largest record in bytes
+}
+
+// A Record is one record of a log. Offset and Time are the log's to give.
+type Record struct {
+	Partition int32
+	Offset    int64
+	Time      time.Time // when the log appended it; UTC, microseconds
+	Key       string    // what it was placed by; a log need not give it back
+	Value     []byte
+}
+
+// A Log is a durable, append-only, partitioned log of topics.
+type Log interface {
+	// Topic returns a topic's identity. An embedded log creates the topic at first use.
+	Topic(ctx context.Context, name string) (Topic, error)
+
+	// Append appends records, in order per partition, and returns the position of each once all are durable. Every
+	// record gets a position of its own, repeated or not. It stops at the first failure; after an error any prefix
+	// may have been appended, and what was is *maybe* there: appending again is safe for readers that know ids.
+	Append(ctx context.Context, topic string, rs []Record) ([]deja.Position, error)
+
+	// Fetch returns up to max records from a position on, in order, at least one; at the end it blocks until there
+	// is one or ctx ends, and then returns ctx's error. Offsets rise, but may have gaps. The bytes of one answer are
+	// bounded by the driver.
+	Fetch(ctx context.Context, from deja.Position, max int) ([]Record, error)
+
+	// Bounds returns the offset of the first record still there and the offset after the last; equal when empty.
+	Bounds(ctx context.Context, topic string, partition int32) (first, end int64, err error)
+
+	// Close releases what the log holds. Other calls then fail.
+	Close() error
+}
+
+// An Assignment says what a worker works on: a partition of a service's two topics.
+type Assignment struct {
+	Inbox, Journal Topic
+	Partition      int32
+	Tables         []deja.TableDef // the projections' tables, created where they are missing
+}
+
+// An Incarnation tells the lives of a service's store apart. A store that went back takes the next one.
+type Incarnation struct {
+	Number int64
+	Nonce  [16]byte
+}
+
+// Progress is how far a partition was handled.
+type Progress struct {
+	Position    int64     // the next inbox offset to handle
+	N           int64     // the number of the last decision, dense from 1
+	Chain       [32]byte  // the hash of the last decision's journal record; zero before the first
+	Time        time.Time // of the last decision; UTC, microseconds
+	Incarnation Incarnation
+	Fold        string // the fold version of states and projections; "" before the first decision
+}
+
+// Logged is how far the journal is known to hold the decisions: where reading it goes on, and from what.
+type Logged struct {
+	Offset      int64    // the journal offset to read on from
+	N           int64    // read back up to decision N
+	Chain       [32]byte // the hash of its record
+	Incarnation Incarnation
+}
+
+// A Lease is the right to write a partition, until a later Acquire takes it away.
+type Lease struct {
+	Assignment
+	Epoch    int64 // issued by the store, rising
+	Nonce    [16]byte
+	Progress Progress
+	Logged   Logged
+}
+
+// An Entry is a line of the ledger: the first message of a key, and how it was settled.
+type Entry struct {
+	Key       deja.ID  // the message's identity in this service
+	Hash      [32]byte // of its content
+	Partition int32
+	Offset    int64 // in the inbox
+	N         int64 // the decision that settled it; of a parked message, the one that parked it
+	Status    deja.Status
+}
+
+// A State is a row of an aggregate's state.
+type State struct {
+	Stream    deja.Stream
+	Partition int32
+	Version   int64
+	Data      []byte // as deja.State encodes it; empty at version 0
+	Position  int64  // the inbox offset up to which all was decided when it last changed
+	N         int64  // the decision that last changed it
+	Parked    int64  // how many of the stream's messages are parked
+}
+
+// A Parked message waits for an operator. It is a pointer into the inbox.
+type Parked struct {
+	Stream    deja.Stream
+	Partition int32
+	Offset    int64
+	Key       deja.ID // its ledger entry's
+	N         int64   // the decision that parked it
+}
+
+// A Repeat counts the further deliveries of a ledger key: suppressed duplicates, or conflicts.
+type Repeat struct {
+	Key         deja.ID
+	Partition   int32
+	Conflict    bool
+	Count       int64
+	First, Last int64 // inbox offsets
+}
+
+// A JournalRecord is a decision's record on its way to the journal.
+type JournalRecord struct {
+	N     int64
+	Value []byte
+}
+
+// A Batch is all that one core transaction writes: a field, and a statement, per table.
+type Batch struct {
+	Records  []JournalRecord // in order of N; kept until logged. A joint store appends them to its log's journal
+	Ledger   []Entry         // new, or (a parked message decided again) replacing the parked one of its key; of one key in order
+	States   []State         // replacing those of the same streams
+	Parked   []Parked        // new
+	Unparked []Parked        // removed, by partition and offset; after Parked, which may hold the same ones
+	Repeats  []Repeat        // added to the counts of the same key and kind
+	Logged   bool            // the records are in the journal already: they were adopted from it
+}
+
+// A Reader is the reading side of a store. What it returns is committed.
+type Reader interface {
+	// Progress returns how far a partition was handled; the zero Progress if it never was.
+	Progress(ctx context.Context, partition int32) (Progress, error)
+	// Lookup returns the ledger's entries among the keys, in any order.
+	Lookup(ctx context.Context, keys []deja.ID) ([]Entry, error)
+	// Find returns up to max entries with lo ≤ key ≤ hi, in order of keys.
+	Find(ctx context.Context, lo, hi deja.ID, max int) ([]Entry, error)
+	// Load returns the states that exist among the streams, in any order.
+	Load(ctx context.Context, streams []deja.Stream) ([]State, error)
+	// States returns up to max states after a stream, in order of tenant, aggregate, key (by bytes).
+	States(ctx context.Context, after deja.Stream, max int) ([]State, error)
+	// Parked returns up to max parked messages of a partition from an inbox offset on, in order. A non-zero stream
+	// restricts them to its own.
+	Parked(ctx context.Context, partition int32, stream deja.Stream, from int64, max int) ([]Parked, error)
+	// Repeats returns what is counted for a ledger key, at most one of each kind.
+	Repeats(ctx context.Context, key deja.ID) ([]Repeat, error)
+}
+
+// A Store is a service's local database: a cache of its inbox and journal.
+type Store interface {
+	Reader
+
+	// Acquire takes a partition over: it waits for a commit in flight or fences it, issues a new epoch and nonce, and
+	// binds the store to the topics at first use. From then on every earlier lease is fenced.
+	Acquire(ctx context.Context, a Assignment) (Lease, error)
+
+	// Begin starts the core transaction under a lease. One per store at a time where the engine has one writer.
+	Begin(ctx context.Context, l Lease) (Tx, error)
+
+	// Unlogged returns up to max kept records after decision n, in order.
+	Unlogged(ctx context.Context, partition int32, after int64, max int) ([]JournalRecord, error)
+
+	// Logged notes how far the journal was read back; it never goes back. Records are kept for a while after it.
+	Logged(ctx context.Context, l Lease, to Logged) error
+
+	// Reset empties ledger, states, parked messages, counts and the projections' tables, and sets the progress to
+	// zero but for the incarnation: the partition is about to be folded again from its journal.
+	Reset(ctx context.Context, l Lease) error
+
+	// Close releases what the store holds.
+	Close() error
+}
+
+// A Tx is the core transaction. It is not safe for concurrent use, and ends with Commit or Rollback; Rollback after
+// either does nothing.
+type Tx interface {
+	// Write writes a batch. It may queue; its error may come later, from Advance or Commit.
+	Write(ctx context.Context, b *Batch) error
+
+	// SQL returns the projections' side of the transaction.
+	SQL() deja.Tx
+
+	// Advance moves the progress on, and comes last. It succeeds only if epoch and nonce are the lease's, position,
+	// number and chain are from's, and this is still the transaction that Begin started: an engine may have rolled
+	// it back by itself. Else ErrFenced, here or from Commit.
+	Advance(ctx context.Context, from, to Progress) error
+
+	// Commit makes it durable. After an error other than ErrFenced it is unknown whether it did: the caller must
+	// acquire anew to learn it.
+	Commit(ctx context.Context) error
+
+	// Rollback gives everything up.
+	Rollback(ctx context.Context) error
+}
+
+// A Joint store commits its records into the log's own journal: what is committed is logged.
+type Joint interface {
+	Joint(Log) bool
+}
+
+// An Importer is a log that takes records with offset and time as they were elsewhere: a replay's copy of the past.
+type Importer interface {
+	// Import appends records to a topic; offsets must rise.
+	Import(ctx context.Context, topic string, rs []Record) error
+}

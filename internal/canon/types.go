@@ -1,0 +1,141 @@
+package canon
+
+import (
+	"encoding"
+	"encoding/json"
+	"reflect"
+)
+
+// builder makes the nodes of a type, one for each type it meets.
+type builder struct {
+	nodes map[reflect.Type]*node
+}
+
+// ref returns the use of t, behind any pointers.
+func (b *builder) ref(t reflect.Type, s shown) ref {
+	for depth := 0; t.Kind() == reflect.Pointer; depth++ {
+		if depth == MaxDepth {
+			return ref{refused("a pointer that leads to no value"), s}
+		}
+		t, s = t.Elem(), max(s, nonNull)
+	}
+	return ref{b.node(t), s}
+}
+
+func refused(msg string) *node { return &node{faults: []fault{{msg: msg}}} }
+
+// node returns the node of t. For a type inside itself it is not finished yet.
+func (b *builder) node(t reflect.Type) *node {
+	if n, ok := b.nodes[t]; ok {
+		return n
+	}
+	n := new(node)
+	b.nodes[t] = n
+	b.fill(n, t)
+	return n
+}
+
+func (b *builder) fill(n *node, t reflect.Type) {
+	switch {
+	case t.Kind() == reflect.Interface:
+		n.blame("", unfit(t))
+	case marshals(t):
+		n.kind, n.zero = opaque, zeroTokens(t)
+	default:
+		b.fillKind(n, t)
+	}
+}
+
+func (b *builder) fillKind(n *node, t reflect.Type) {
+	switch t.Kind() {
+	case reflect.Struct:
+		b.structure(n, t)
+	case reflect.Map:
+		b.mapping(n, t)
+	case reflect.Slice:
+		b.slice(n, t)
+	case reflect.Array:
+		b.elements(n, tuple, t.Elem(), nonZero)
+	default:
+		n.kind, n.zero[0] = scalar, zeroScalar(t)
+		n.blame("", unfit(t))
+	}
+}
+
+func (b *builder) mapping(n *node, t reflect.Type) {
+	b.elements(n, mapping, t.Elem(), always)
+	if t.Key().Kind() != reflect.String {
+		n.blame("", []fault{{msg: t.String() + " has keys that are no strings; make its key type a string"}})
+	}
+}
+
+func (b *builder) slice(n *node, t reflect.Type) {
+	if t.Elem().Kind() == reflect.Uint8 && !marshals(t.Elem()) {
+		n.kind, n.zero[0] = scalar, `""` // encoding/json writes bytes as base64
+		return
+	}
+	b.elements(n, list, t.Elem(), nonZero)
+}
+
+func (b *builder) elements(n *node, k kind, t reflect.Type, s shown) {
+	n.kind, n.elem = k, b.ref(t, s)
+	n.blame(".*", n.elem.faults)
+}
+
+// unfit returns the fault of the kinds that no state may have.
+func unfit(t reflect.Type) []fault {
+	why := ""
+	switch t.Kind() {
+	case reflect.Interface:
+		why = "is an interface, and JSON does not tell what was in it; use a concrete type"
+	case reflect.Float32, reflect.Float64:
+		why = "is not computed alike on all machines; use integer minor units or a decimal string"
+	case reflect.Complex64, reflect.Complex128:
+		why = "has no JSON form; use two integers"
+	case reflect.Chan, reflect.Func, reflect.UnsafePointer, reflect.Uintptr:
+		why = "is no data; keep it out of the state"
+	default:
+		return nil
+	}
+	return []fault{{msg: t.String() + " " + why}}
+}
+
+// zeroScalar returns the token of the zero value of a scalar type.
+func zeroScalar(t reflect.Type) string {
+	switch {
+	case t.Kind() == reflect.Bool:
+		return "false"
+	case t.Kind() == reflect.String && t != reflect.TypeFor[json.Number]():
+		return `""`
+	}
+	return "0"
+}
+
+// marshals reports whether a method writes the JSON of t.
+func marshals(t reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	return p.Implements(reflect.TypeFor[json.Marshaler]()) ||
+		p.Implements(reflect.TypeFor[encoding.TextMarshaler]())
+}
+
+// zeroTokens returns what the zero value of an opaque type looks like: by the
+// method of its pointer, and by that of its value.
+func zeroTokens(t reflect.Type) [2]string {
+	p := reflect.New(t)
+	return [2]string{zeroToken(p), zeroToken(p.Elem())}
+}
+
+// zeroToken returns "" for a value that cannot be written. Methods may panic
+// on a zero value; then no token of theirs is a zero.
+func zeroToken(v reflect.Value) (token string) {
+	defer func() { _ = recover() }()
+	text, err := json.Marshal(v.Interface())
+	if err != nil {
+		return ""
+	}
+	form, err := Append(nil, text)
+	if err != nil {
+		return ""
+	}
+	return string(form)
+}

@@ -1,0 +1,157 @@
+// Package journal reads a partition's journal as what it means: the decisions in order of their numbers, each once,
+// of the life of the service that counts. Adoption, release and replay all read through it.
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+var (
+	// ErrForked is returned when a decision does not follow from the one before it: two histories of one partition.
+	ErrForked = errors.New("history forked")
+
+	// ErrGap is returned when a decision's number is missing: the journal was truncated, or records were lost.
+	ErrGap = errors.New("journal truncated")
+)
+
+// An Entry is a decision as it was read.
+type Entry struct {
+	*wire.Record
+	Raw    []byte   // the record's bytes
+	Chain  [32]byte // their hash
+	Offset int64    // in the journal
+}
+
+// A Reader reads one partition of a journal. It is not safe for concurrent use.
+type Reader struct {
+	log  driver.Log
+	from deja.Position
+	mark driver.Logged
+	dec  *wire.Decoder
+}
+
+// NewReader returns a reader of a service's journal from a mark on.
+func NewReader(log driver.Log, service string, partition int32, from driver.Logged) *Reader {
+	return &Reader{
+		log:  log,
+		from: deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: from.Offset},
+		mark: from,
+		dec:  wire.NewDecoder(service),
+	}
+}
+
+// Mark returns how far the reader has come.
+func (r *Reader) Mark() driver.Logged { return r.mark }
+
+// Next returns the decisions among the next records, up to max of them and below the offset end; it does not wait
+// for more. An empty answer with a nil error says that there are none below end. After an error the reader is where
+// it was before the offending record.
+func (r *Reader) Next(ctx context.Context, end int64, max int) ([]Entry, error) {
+	for r.mark.Offset < end {
+		r.from.Offset = r.mark.Offset
+		recs, err := r.log.Fetch(ctx, r.from, int(min(int64(max), end-r.mark.Offset)))
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", r.from, err)
+		}
+		entries := make([]Entry, 0, len(recs))
+		for _, rec := range recs {
+			if rec.Offset >= end {
+				r.mark.Offset = end
+				break
+			}
+			e, ok, err := r.take(rec)
+			if err != nil {
+				return entries, err
+			}
+			if ok {
+				entries = append(entries, e)
+			}
+		}
+		if len(entries) > 0 {
+			return entries, nil
+		}
+	}
+	return nil, nil
+}
+
+// take decides whether a record counts, and moves the mark past it.
+func (r *Reader) take(rec driver.Record) (Entry, bool, error) {
+	w, err := r.dec.Record(r.from.Partition, rec.Value)
+	if err != nil {
+		return Entry{}, false, r.errorf(rec, "%w", err)
+	}
+	switch {
+	case w.Marker():
+		r.begin(w.Incarnation)
+	case w.Incarnation.Number > r.mark.Incarnation.Number:
+		return Entry{}, false, r.errorf(rec, "%w: decision %d is of incarnation %d, which no marker began", ErrForked, w.N, w.Incarnation.Number)
+	case w.Incarnation == r.mark.Incarnation && w.N == r.mark.N && wire.Hash(rec.Value) != r.mark.Chain:
+		return Entry{}, false, r.errorf(rec, "%w: decision %d is there twice, with other content", ErrForked, w.N)
+	case w.Incarnation != r.mark.Incarnation, w.N <= r.mark.N:
+		// An older life that goes on writing, or a record that was published again.
+	case w.N > r.mark.N+1:
+		return Entry{}, false, r.errorf(rec, "%w: decision %d follows %d", ErrGap, w.N, r.mark.N)
+	case w.Prev != r.mark.Chain:
+		return Entry{}, false, r.errorf(rec, "%w: decision %d does not follow from decision %d as it was read", ErrForked, w.N, r.mark.N)
+	default:
+		r.mark.N, r.mark.Chain, r.mark.Offset = w.N, wire.Hash(rec.Value), rec.Offset+1
+		return Entry{Record: w, Raw: rec.Value, Chain: r.mark.Chain, Offset: rec.Offset}, true, nil
+	}
+	r.mark.Offset = rec.Offset + 1
+	return Entry{}, false, nil
+}
+
+// begin takes a marker in: a higher number begins a new life; of equal numbers the first marker won.
+func (r *Reader) begin(inc driver.Incarnation) {
+	if inc.Number > r.mark.Incarnation.Number {
+		r.mark.Incarnation = inc
+	}
+}
+
+func (r *Reader) errorf(rec driver.Record, format string, args ...any) error {
+	at := r.from
+	at.Offset = rec.Offset
+	return fmt.Errorf("journal record at %s: "+format, append([]any{at}, args...)...)
+}
+
+// Find returns decision n of a partition, read from the log: an offset is never below n-1, as each holds at most one
+// decision. Of two records of one number the later life's counts; latest is the number of the newest life known, and
+// 0 where a log cannot have two (log and store are one database).
+func Find(ctx context.Context, log driver.Log, service string, partition int32, n, latest int64) (Entry, error) {
+	from := deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: n - 1}
+	_, end, err := log.Bounds(ctx, from.Topic, partition)
+	if err != nil {
+		return Entry{}, err
+	}
+	var found Entry
+	dec := wire.NewDecoder(service)
+	for from.Offset < end {
+		recs, err := log.Fetch(ctx, from, 16)
+		if err != nil {
+			return Entry{}, fmt.Errorf("read %s: %w", from, err)
+		}
+		for _, rec := range recs {
+			w, err := dec.Record(partition, rec.Value)
+			if err != nil {
+				return Entry{}, fmt.Errorf("journal record at %s: %w", from, err)
+			}
+			if w.N == n && (found.Record == nil || w.Incarnation.Number > found.Incarnation.Number) {
+				found = Entry{Record: w, Raw: rec.Value, Chain: wire.Hash(rec.Value), Offset: rec.Offset}
+			}
+			if found.Record != nil && found.Incarnation.Number >= latest {
+				return found, nil
+			}
+			from.Offset = rec.Offset + 1
+		}
+	}
+	if found.Record == nil {
+		return Entry{}, fmt.Errorf("decision %d is not in %s: %w", n, from.Topic, ErrGap)
+	}
+	return found, nil
+}

@@ -1,0 +1,31 @@
+package memory
+
+// Snapshot returns an open copy of what is committed, whether the store is closed or not: a backup, or what a process
+// that died has left behind. A joint store's copy is joint with the same log.
+func (s *Store) Snapshot() *Store {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return &Store{joint: s.joint, nonce: s.nonce, tables: s.tables.clone(), open: map[int32]*Tx{}}
+}
+
+// Restore puts the store back to where another one is, while it is in use: progress, epochs, ledger, states, all
+// together, as a restored backup or a fail-over to a standby that lags does. Open transactions are lost. A joint
+// store's log stays as it is.
+func (s *Store) Restore(from *Store) {
+	from.mu.RLock()
+	ts := from.tables.clone()
+	from.mu.RUnlock()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loseAll()
+	s.tables = ts
+}
+
+// LoseTransactions rolls open transactions back without telling those who hold them, as an engine does by itself when
+// its disk is full.
+func (s *Store) LoseTransactions() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loseAll()
+}

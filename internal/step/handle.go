@@ -1,0 +1,353 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/canon"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+type fieldList = []canon.Field
+
+// A Settlement tells how the delivery of a message at an inbox offset was settled.
+type Settlement struct {
+	Offset    int64
+	Duplicate bool         // suppressed; Entry is the first delivery's
+	Entry     driver.Entry // of the ledger; of a conflict, its own decision
+	Record    *wire.Record // the decision that was just made; nil for a duplicate
+}
+
+// Handle settles messages, which must be the partition's next ones in order, a transaction at a time. What it
+// returns was committed, with or without an error; it may be told once it is released. An error other than the
+// context's asks for a new Takeover.
+func (w *Worker) Handle(ctx context.Context, ms []Message) ([]Settlement, error) {
+	var all []Settlement
+	for len(ms) > 0 {
+		n := slices.IndexFunc(ms, func(m Message) bool { return m.Env.Kind == deja.KindAct && m.dead == nil })
+		var done []Settlement
+		var err error
+		switch n {
+		case 0:
+			n = 1
+			done, err = w.handleAct(ctx, ms[0])
+		case -1:
+			n = len(ms)
+			fallthrough
+		default:
+			done, err = w.handleRun(ctx, ms[:n])
+		}
+		all = append(all, done...)
+		if err != nil {
+			w.forget()
+			return all, err
+		}
+		ms = ms[n:]
+	}
+	return all, nil
+}
+
+// handleRun settles messages that are no acts, in one transaction.
+func (w *Worker) handleRun(ctx context.Context, ms []Message) ([]Settlement, error) {
+	b := w.newBatch()
+	if err := b.lookUp(ctx, ms); err != nil {
+		return nil, err
+	}
+	if err := w.load(ctx, b.streamsOf(ms)); err != nil {
+		return nil, err
+	}
+	for _, m := range ms {
+		if m.Env.Position.Offset < b.to.Position {
+			return nil, fmt.Errorf("message at %s comes after position %d", m.Env.Position, b.to.Position)
+		}
+		if err := b.settle(ctx, m); err != nil {
+			return nil, err
+		}
+		b.to.Position = m.Env.Position.Offset + 1
+	}
+	if err := w.commit(ctx, b); err != nil {
+		return nil, err
+	}
+	return b.settled, nil
+}
+
+// batch is one core transaction in the making.
+type batch struct {
+	w        *Worker
+	from, to driver.Progress
+	known    map[deja.ID]driver.Entry // the ledger, as far as this batch needs it, with what the batch added
+	out      driver.Batch
+	repeats  map[repeatKey]int // index into out.Repeats
+	events   []deja.Envelope   // for the projections
+	settled  []Settlement
+	act      *Message // the operator's act that asks for this batch, if one does
+}
+
+type repeatKey struct {
+	key      deja.ID
+	conflict bool
+}
+
+func (w *Worker) newBatch() *batch {
+	return &batch{w: w, from: w.progress, to: w.progress, known: map[deja.ID]driver.Entry{}, repeats: map[repeatKey]int{}}
+}
+
+// lookUp asks the ledger for the batch's keys, sorted. Repeats inside the batch are found later, in log order.
+func (b *batch) lookUp(ctx context.Context, ms []Message) error {
+	keys := make([]deja.ID, 0, len(ms))
+	for _, m := range ms {
+		keys = append(keys, m.Key)
+	}
+	slices.SortFunc(keys, func(x, y deja.ID) int { return slices.Compare(x[:], y[:]) })
+	entries, err := b.w.cfg.Store.Lookup(ctx, slices.Compact(keys))
+	if err != nil {
+		return fmt.Errorf("look up the ledger: %w", err)
+	}
+	for _, e := range entries {
+		b.known[e.Key] = e
+	}
+	return nil
+}
+
+func (b *batch) streamsOf(ms []Message) map[deja.Stream]bool {
+	streams := map[deja.Stream]bool{}
+	for _, m := range ms {
+		if _, known := b.known[m.Key]; !known && m.dead == nil {
+			streams[m.Env.Stream] = true
+		}
+	}
+	return streams
+}
+
+// settle settles one delivery.
+func (b *batch) settle(ctx context.Context, m Message) error {
+	offset := m.Env.Position.Offset
+	first, known := b.known[m.Key]
+	switch {
+	case known && first.Hash == m.Hash:
+		b.repeat(m.Key, offset, false)
+		b.settled = append(b.settled, Settlement{Offset: offset, Duplicate: true, Entry: first})
+	case known:
+		paths, err := b.w.differ(ctx, first, m)
+		if err != nil {
+			return err
+		}
+		b.repeat(m.Key, offset, true)
+		r := b.newRecord(m, offset)
+		r.First, r.Paths = first.Offset, paths
+		r.Decided = deja.Decided{Status: deja.Conflicted, Reason: deja.Rejection{Code: deja.CodeConflict}}
+		b.record(m, r, wire.AppendRecord(nil, r))
+	case m.dead != nil:
+		r := b.newRecord(m, offset)
+		r.Decided = deja.Decided{Status: deja.DeadLetter, Reason: *m.dead}
+		b.record(m, r, wire.AppendRecord(nil, r))
+	default:
+		h := b.w.states[m.Env.Stream]
+		if h.row.Parked > 0 {
+			b.block(m, h, offset)
+			return nil
+		}
+		return b.decide(m, h, offset)
+	}
+	return nil
+}
+
+func (b *batch) repeat(key deja.ID, offset int64, conflict bool) {
+	k := repeatKey{key, conflict}
+	i, ok := b.repeats[k]
+	if !ok {
+		i = len(b.out.Repeats)
+		b.repeats[k] = i
+		b.out.Repeats = append(b.out.Repeats, driver.Repeat{Key: key, Partition: b.w.cfg.Partition, Conflict: conflict, First: offset})
+	}
+	b.out.Repeats[i].Count++
+	b.out.Repeats[i].Last = offset
+}
+
+// block parks a message behind an earlier one of its key.
+func (b *batch) block(m Message, h *held, covers int64) {
+	r := b.newRecord(m, covers)
+	r.Version = h.state.Version
+	r.Decided = deja.Decided{Status: deja.Parked, Reason: deja.Rejection{Code: deja.CodeBlocked, Detail: "an earlier message of the key is parked"}}
+	b.record(m, r, wire.AppendRecord(nil, r))
+	b.park(m, h)
+}
+
+// park notes the pointer to a parked message, and that its key is blocked.
+func (b *batch) park(m Message, h *held) {
+	b.out.Parked = append(b.out.Parked, driver.Parked{
+		Stream: m.Env.Stream, Partition: b.w.cfg.Partition, Offset: m.Env.Position.Offset, Key: m.Key, N: b.to.N,
+	})
+	h.row.Parked++
+	h.changed = true
+}
+
+// decide lets the aggregate decide a message, folds what it recorded, and records the decision. The state in memory
+// is restored where the decision does not stand.
+func (b *batch) decide(m Message, h *held, covers int64) error {
+	r := b.newRecord(m, covers)
+	r.Decided = *b.w.cfg.Machine.Decide(h.state, m.Env, m.payload, r.Time)
+	if d := &r.Decided; len(d.Timers)+len(d.Cancelled)+len(d.Commands)+len(d.Effects) > 0 {
+		*d = parked(errors.New("it schedules, sends or asks for effects, which this version does not deliver"))
+	}
+	next, err := b.fold(r, h)
+	raw := wire.AppendRecord(nil, r)
+	switch {
+	case err != nil:
+		raw, err = b.withdraw(r, h, parked(err))
+	case len(raw) > b.w.journal.MaxRecord:
+		reason := deja.Rejection{Code: deja.CodeTooLarge, Detail: fmt.Sprintf("the decision's record has %d bytes, the journal takes %d", len(raw), b.w.journal.MaxRecord)}
+		raw, err = b.withdraw(r, h, deja.Decided{Status: deja.Rejected, Reason: reason})
+	case len(r.Decided.Events) > 0:
+		next.row.Position, next.row.N, next.changed = covers, r.N, true
+		*h = next
+		b.events = append(b.events, r.Decided.Events...)
+	}
+	if err != nil {
+		return err
+	}
+	b.record(m, r, raw)
+	if r.Decided.Status == deja.Parked && b.act == nil {
+		b.park(m, h)
+	}
+	return nil
+}
+
+// fold applies a decision's events to h's state, completes the record, and returns what h becomes if it stands.
+func (b *batch) fold(r *wire.Record, h *held) (held, error) {
+	next := *h
+	for i := range r.Decided.Events {
+		if err := b.w.cfg.Machine.Fold(h.state, &r.Decided.Events[i]); err != nil {
+			return next, err
+		}
+	}
+	r.Version = h.state.Version
+	if len(r.Decided.Events) == 0 {
+		return next, nil
+	}
+	err := next.encode(b.w.cfg.Machine)
+	if changes := canon.Diff(h.fields, next.fields); err == nil && len(changes) > 0 {
+		r.Writes = canon.HashChanges(changes)
+	}
+	return next, err
+}
+
+// encode brings the row and the fields of a state up to the state.
+func (h *held) encode(m *deja.Machine) error {
+	data, err := h.state.Encode()
+	if err != nil {
+		return fmt.Errorf("encode state of %s: %w", h.row.Stream, err)
+	}
+	h.row.Data, h.row.Version = data, h.state.Version
+	h.fields, err = m.Flatten(nil, h.row.Stream.Aggregate, data)
+	return err
+}
+
+// withdraw replaces a decision that does not stand, undoes its folding, and returns the new record's bytes.
+func (b *batch) withdraw(r *wire.Record, h *held, instead deja.Decided) ([]byte, error) {
+	restored, err := b.w.hold(h.row)
+	if err != nil {
+		return nil, err
+	}
+	restored.changed = h.changed
+	*h = *restored
+	r.Decided, r.Version, r.Writes = instead, h.row.Version, [32]byte{}
+	return wire.AppendRecord(nil, r), nil
+}
+
+// maxDetail bounds what a handler's error adds to the record.
+const maxDetail = 2000
+
+func parked(err error) deja.Decided {
+	detail := strings.ToValidUTF8(err.Error(), "?")
+	if len(detail) > maxDetail {
+		detail = strings.ToValidUTF8(detail[:maxDetail], "") + "…"
+	}
+	return deja.Decided{Status: deja.Parked, Reason: deja.Rejection{Code: deja.CodeFailed, Detail: detail}}
+}
+
+// newRecord begins the record of the next decision.
+func (b *batch) newRecord(m Message, covers int64) *wire.Record {
+	r := &wire.Record{
+		N: b.to.N + 1, Prev: b.to.Chain, Incarnation: b.to.Incarnation,
+		Cause: *m.Env, Hash: m.Hash, Covers: covers,
+		Build: b.w.cfg.Build, Fold: b.w.cfg.Machine.FoldVersion(),
+	}
+	r.Cause.Payload, r.Cause.Headers = nil, nil
+	at := m.Env.Time
+	if b.act != nil {
+		at, r.Act = b.act.Env.Time, b.act.Env.ID
+	}
+	r.Time = later(b.to.Time, at)
+	return r
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// record adds a decision's record, and its ledger entry: of a conflict there is none, as the key is another's.
+func (b *batch) record(m Message, r *wire.Record, raw []byte) {
+	b.out.Records = append(b.out.Records, driver.JournalRecord{N: r.N, Value: raw})
+	b.to.N, b.to.Chain, b.to.Time, b.to.Fold = r.N, wire.Hash(raw), r.Time, r.Fold
+	e := driver.Entry{
+		Key: m.Key, Hash: m.Hash, Partition: b.w.cfg.Partition, Offset: m.Env.Position.Offset, N: r.N, Status: r.Decided.Status,
+	}
+	if e.Status != deja.Conflicted {
+		b.out.Ledger = append(b.out.Ledger, e)
+		b.known[m.Key] = e
+	}
+	b.settled = append(b.settled, Settlement{Offset: e.Offset, Entry: e, Record: r})
+}
+
+// commit writes a batch in one transaction. Whatever fails, nothing of it may be believed afterwards.
+func (w *Worker) commit(ctx context.Context, b *batch) error {
+	err := w.transact(ctx, b)
+	if err != nil {
+		w.forget()
+		return err
+	}
+	w.progress = b.to
+	w.ahead(b.to)
+	if w.joint {
+		w.released = b.to.N
+	}
+	return nil
+}
+
+func (w *Worker) transact(ctx context.Context, b *batch) error {
+	tx, err := w.cfg.Store.Begin(ctx, w.lease)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	b.out.States = w.changedStates()
+	if err := tx.Write(ctx, &b.out); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	for i := range b.events {
+		if err := w.cfg.Machine.Project(tx.SQL(), &b.events[i]); err != nil {
+			return err
+		}
+	}
+	if err := tx.Advance(ctx, b.from, b.to); err != nil {
+		return fmt.Errorf("advance: %w", err)
+	}
+	switch err := tx.Commit(ctx); {
+	case err == nil:
+		return nil
+	case errors.Is(err, driver.ErrFenced):
+		return fmt.Errorf("commit: %w", err)
+	default:
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+}

@@ -1,0 +1,97 @@
+package step
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+// A Message is an inbox record made ready to be handled: all that needs no store.
+type Message struct {
+	Env  *deja.Envelope
+	Key  deja.ID  // in the ledger
+	Hash [32]byte // of the content
+
+	payload any             // decoded; a deja.Act of an act
+	dead    *deja.Rejection // why it can never be handled
+}
+
+// A Preparer makes messages ready. It is not safe for concurrent use; several may work side by side.
+type Preparer struct {
+	machine *deja.Machine
+	dec     *wire.Decoder
+}
+
+// NewPreparer returns a preparer for a service.
+func NewPreparer(m *deja.Machine) *Preparer { return &Preparer{m, wire.NewDecoder(m.Name())} }
+
+// Prepare decodes and hashes records of a partition. Whatever is wrong with one becomes the reason of its death.
+func (p *Preparer) Prepare(recs []driver.Record) []Message {
+	ms := make([]Message, len(recs))
+	for i := range recs {
+		ms[i] = p.one(&recs[i])
+	}
+	return ms
+}
+
+func (p *Preparer) one(rec *driver.Record) Message {
+	at := deja.Position{Topic: wire.Inbox(p.machine.Name()), Partition: rec.Partition, Offset: rec.Offset}
+	env, err := p.dec.Message(rec.Value)
+	if err == nil {
+		err = valid(env)
+	}
+	if err != nil {
+		return p.malformed(rec, at, err)
+	}
+	env.Position, env.Time = at, wire.Micro(rec.Time)
+	m := Message{Env: env, Key: wire.LedgerKey(p.machine.Name(), env)}
+	if m.Hash, err = wire.ContentHash(env); err != nil {
+		m.dead = &deja.Rejection{Code: deja.CodeMalformed, Detail: err.Error()}
+		return m
+	}
+	if env.Kind == deja.KindAct {
+		m.payload, err = act(env)
+	} else {
+		m.payload, err = p.machine.Decode(env)
+	}
+	var dead *deja.Rejection
+	if errors.As(err, &dead) {
+		m.dead = dead
+	}
+	return m
+}
+
+// malformed stands in for a record that is no message: it has an identity of its own, given by its position.
+func (p *Preparer) malformed(rec *driver.Record, at deja.Position, err error) Message {
+	id := deja.DeriveID("deja/malformed", at.String())
+	return Message{
+		Env: &deja.Envelope{
+			ID: id, Source: p.machine.Name(), CorrelationID: id, Position: at, Time: wire.Micro(rec.Time),
+		},
+		Key:  id,
+		Hash: wire.Hash(rec.Value),
+		dead: &deja.Rejection{Code: deja.CodeMalformed, Detail: err.Error()},
+	}
+}
+
+func valid(env *deja.Envelope) error {
+	if err := env.ID.Valid(); err != nil {
+		return fmt.Errorf("message id: %w", err)
+	}
+	return env.Stream.Valid()
+}
+
+func act(env *deja.Envelope) (any, error) {
+	var a deja.Act
+	if env.Type != deja.ActRetry && env.Type != deja.ActSkip {
+		return nil, &deja.Rejection{Code: deja.CodeUnknownType, Detail: "no such act: " + env.Type}
+	}
+	if err := json.Unmarshal(env.Payload, &a); err != nil {
+		return nil, &deja.Rejection{Code: deja.CodeMalformed, Detail: err.Error()}
+	}
+	return a, nil
+}

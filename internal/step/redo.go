@@ -1,0 +1,114 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+// redo takes recorded decisions into the store, in one transaction: they are folded, never decided again.
+func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
+	streams := map[deja.Stream]bool{}
+	for _, e := range entries {
+		if touches(e.Record) {
+			streams[e.Cause.Stream] = true
+		}
+	}
+	if err := w.load(ctx, streams); err != nil {
+		return err
+	}
+	b := w.newBatch()
+	b.out.Logged = true
+	if err := b.recount(ctx, entries); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := b.redo(e); err != nil {
+			w.forget()
+			return err
+		}
+	}
+	for s := range streams {
+		if h := w.states[s]; h.changed {
+			if err := h.encode(w.cfg.Machine); err != nil {
+				return err
+			}
+		}
+	}
+	return w.commit(ctx, b)
+}
+
+// touches reports whether a decision changed its stream's row.
+func touches(r *wire.Record) bool {
+	return len(r.Decided.Events) > 0 || r.Decided.Status == deja.Parked || !r.Act.IsZero()
+}
+
+// redo takes in one recorded decision.
+func (b *batch) redo(e journal.Entry) error {
+	w, m := b.w, Message{Env: &e.Cause, Key: wire.LedgerKey(b.w.cfg.Machine.Name(), &e.Cause), Hash: e.Hash}
+	h := w.states[e.Cause.Stream]
+	for i := range e.Decided.Events {
+		ev := &e.Decided.Events[i]
+		if err := w.cfg.Machine.Fold(h.state, ev); err != nil {
+			return fmt.Errorf("decision %d: %w", e.N, err)
+		}
+		if h.state.Version != ev.Version {
+			return fmt.Errorf("decision %d: %s is at version %d, its event says %d: %w", e.N, ev.Stream, h.state.Version, ev.Version, journal.ErrForked)
+		}
+		b.events = append(b.events, *ev)
+		h.row.Position, h.row.N, h.changed = e.Covers, e.N, true
+	}
+	again, waits := !e.Act.IsZero(), e.Decided.Status == deja.Parked
+	b.to.Chain, b.to.N, b.to.Time, b.to.Fold = e.Chain, e.N, e.Time, w.cfg.Machine.FoldVersion()
+	b.to.Position, b.to.Incarnation = e.Covers+1, e.Incarnation
+	switch {
+	case e.Decided.Status == deja.Conflicted:
+		b.repeat(m.Key, e.Cause.Position.Offset, true)
+		return nil
+	case waits && !again:
+		b.park(m, h)
+	case again && !waits:
+		b.unpark(driver.Parked{Stream: e.Cause.Stream, Partition: w.cfg.Partition, Offset: e.Cause.Position.Offset, Key: m.Key}, h)
+	}
+	b.out.Ledger = append(b.out.Ledger, driver.Entry{
+		Key: m.Key, Hash: e.Hash, Partition: w.cfg.Partition, Offset: e.Cause.Position.Offset, N: e.N, Status: e.Decided.Status,
+	})
+	return nil
+}
+
+// recount counts the duplicates among the inbox records that the entries cover: the journal has no decision of them.
+// An inbox that no longer goes back so far leaves them uncounted.
+func (b *batch) recount(ctx context.Context, entries []journal.Entry) error {
+	_, end, err := b.w.cfg.Log.Bounds(ctx, b.w.inbox.Name, b.w.cfg.Partition)
+	if err != nil {
+		return err
+	}
+	from, to := b.from.Position, min(entries[len(entries)-1].Covers, end-1)
+	decided := make(map[int64]bool, len(entries))
+	for _, e := range entries {
+		decided[e.Cause.Position.Offset] = true
+	}
+	prepare := NewPreparer(b.w.cfg.Machine)
+	at := deja.Position{Topic: b.w.inbox.Name, Partition: b.w.cfg.Partition, Offset: from}
+	for at.Offset <= to {
+		recs, err := b.w.cfg.Log.Fetch(ctx, at, int(min(chunk, to+1-at.Offset)))
+		if errors.Is(err, driver.ErrTrimmed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", at, err)
+		}
+		for _, rec := range recs {
+			if rec.Offset <= to && !decided[rec.Offset] {
+				b.repeat(prepare.one(&rec).Key, rec.Offset, false)
+			}
+			at.Offset = rec.Offset + 1
+		}
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+// Package step is the core: the step functions that take one partition of a service from its inbox to its journal.
+// There is no goroutine, no sleep and no clock in it; the runners of package engine drive it, and so do simulations.
+//
+// The rules that it keeps are those of docs/architecture.md; internal/mutants breaks them one by one and names the
+// test that notices.
+package step
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+// ErrUnknown is returned by Handle when the outcome of a commit is not known. The worker must take over anew, which
+// tells; until then nothing may be answered, parked or given up.
+var ErrUnknown = errors.New("outcome of the commit unknown")
+
+// Config is what a worker works with.
+type Config struct {
+	Machine   *deja.Machine
+	Log       driver.Log
+	Store     driver.Store
+	Partition int32
+	Build     string // recorded with every decision
+
+	// NewNonce gives the nonce of a new incarnation.
+	NewNonce func() [16]byte
+}
+
+// maxCached bounds the states that a worker keeps; above it all are dropped and loaded again as needed.
+const maxCached = 1 << 16
+
+// A Worker handles one partition. After an error of any of its steps but those of the context it must take over
+// again. It is not safe for concurrent use.
+type Worker struct {
+	cfg     Config
+	joint   bool
+	inbox   driver.Topic
+	journal driver.Topic
+
+	lease    driver.Lease
+	progress driver.Progress
+	states   map[deja.Stream]*held
+	reading  *journal.Reader // of the own journal, for release; nil where log and store are one
+	released int64           // every decision up to it is logged
+	relayed  int64           // every decision up to it was appended to the journal by this worker, or read in it
+	last     driver.Progress // the furthest this worker ever saw its store
+	dec      *wire.Decoder
+}
+
+// held is a state in memory, with what the next write-set is told from.
+type held struct {
+	state    *deja.State
+	row      driver.State
+	fields   fieldList
+	changed  bool
+}
+
+// New returns a worker. It does nothing before Takeover.
+func New(ctx context.Context, cfg Config) (*Worker, error) {
+	w := &Worker{cfg: cfg, dec: wire.NewDecoder(cfg.Machine.Name())}
+	if j, ok := cfg.Store.(driver.Joint); ok {
+		w.joint = j.Joint(cfg.Log)
+	}
+	var err error
+	if w.inbox, err = cfg.Log.Topic(ctx, wire.Inbox(cfg.Machine.Name())); err != nil {
+		return nil, err
+	}
+	if w.journal, err = cfg.Log.Topic(ctx, wire.Journal(cfg.Machine.Name())); err != nil {
+		return nil, err
+	}
+	if w.inbox.Partitions != w.journal.Partitions {
+		return nil, fmt.Errorf("%w: %s has %d partitions, %s has %d; they must be equal", deja.ErrHalted,
+			w.inbox.Name, w.inbox.Partitions, w.journal.Name, w.journal.Partitions)
+	}
+	return w, nil
+}
+
+// Position returns the next inbox position to fetch from.
+func (w *Worker) Position() deja.Position {
+	return deja.Position{Topic: w.inbox.Name, Partition: w.cfg.Partition, Offset: w.progress.Position}
+}
+
+// Progress returns how far the partition was handled.
+func (w *Worker) Progress() driver.Progress { return w.progress }
+
+// Released returns the number up to which every decision is logged and may be told.
+func (w *Worker) Released() int64 { return w.released }
+
+// Joint reports whether log and store are one database.
+func (w *Worker) Joint() bool { return w.joint }
+
+// forget drops all that was learned from the store: it may not be true any more.
+func (w *Worker) forget() { w.states = map[deja.Stream]*held{} }
+
+// ahead remembers the furthest point of the store, to notice one that went back.
+func (w *Worker) ahead(p driver.Progress) {
+	if p.N >= w.last.N {
+		w.last = p
+	}
+}
+
+// halt marks an error as one that trying again does not mend.
+func halt(err error) error {
+	var unknown *deja.UnknownEventError
+	if errors.Is(err, journal.ErrForked) || errors.Is(err, journal.ErrGap) || errors.Is(err, driver.ErrIdentity) ||
+		errors.Is(err, driver.ErrTrimmed) || errors.Is(err, driver.ErrBeyondEnd) || errors.As(err, &unknown) {
+		return fmt.Errorf("%w: %w", deja.ErrHalted, err)
+	}
+	return err
+}
+
+// load makes sure that the states of the streams are held.
+func (w *Worker) load(ctx context.Context, streams map[deja.Stream]bool) error {
+	if len(w.states)+len(streams) > maxCached {
+		w.forget()
+	}
+	var missing []deja.Stream
+	for s := range streams {
+		if _, ok := w.states[s]; !ok {
+			missing = append(missing, s)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	rows, err := w.cfg.Store.Load(ctx, missing)
+	if err != nil {
+		return fmt.Errorf("load states: %w", err)
+	}
+	found := make(map[deja.Stream]driver.State, len(rows))
+	for _, r := range rows {
+		found[r.Stream] = r
+	}
+	for _, s := range missing {
+		row, ok := found[s]
+		if !ok {
+			row = driver.State{Stream: s, Partition: w.cfg.Partition}
+		}
+		if w.states[s], err = w.hold(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hold decodes a row of the store.
+func (w *Worker) hold(row driver.State) (*held, error) {
+	h := &held{row: row}
+	var err error
+	if h.state, err = w.cfg.Machine.DecodeState(row.Stream, row.Version, row.Data); err != nil {
+		return nil, err
+	}
+	if len(row.Data) > 0 {
+		h.fields, err = w.cfg.Machine.Flatten(nil, row.Stream.Aggregate, row.Data)
+	}
+	return h, err
+}
+
+// CompareStreams orders streams by tenant, aggregate and key, byte by byte.
+func CompareStreams(a, b deja.Stream) int {
+	return cmp.Or(strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Aggregate, b.Aggregate), strings.Compare(a.Key, b.Key))
+}
+
+// changedStates returns the rows of the states that this batch changed, sorted, as stores lock them in that order.
+func (w *Worker) changedStates() []driver.State {
+	var rows []driver.State
+	for _, h := range w.states {
+		if h.changed {
+			rows = append(rows, h.row)
+			h.changed = false
+		}
+	}
+	slices.SortFunc(rows, func(a, b driver.State) int { return CompareStreams(a.Stream, b.Stream) })
+	return rows
+}

@@ -1,0 +1,256 @@
+package wire
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+)
+
+// A Record is a journal record: a decision, or the marker of a new incarnation, which has no N.
+type Record struct {
+	N           int64
+	Prev        [32]byte // the hash of record N-1; zero at N 1
+	Incarnation driver.Incarnation
+	Cause       deja.Envelope // the message, without payload and headers; Position is its own in the inbox
+	Hash        [32]byte      // of the message's content
+	Covers      int64         // the inbox offset up to which all is decided
+	Decided     deja.Decided
+	Version     int64    // of the stream, after it
+	Writes      [32]byte // of the fields that changed; zero if none did
+	Time        time.Time
+	Build       string
+	Fold        string
+	First       int64    // of a conflict: the first message's inbox offset
+	Paths       []string // of a conflict: where the two differ
+	Act         deja.ID  // of a parked message decided again: the operator's act that asked for it
+}
+
+// Marker reports whether r is an incarnation's marker.
+func (r *Record) Marker() bool { return r.N == 0 }
+
+// Hash returns the link of the chain: the hash of a record's bytes.
+func Hash(record []byte) [32]byte { return sha256.Sum256(record) }
+
+// AppendRecord appends the journal form of a record.
+func AppendRecord(dst []byte, r *Record) []byte {
+	w := writer(dst)
+	w.uint(1, Format)
+	w.uint(2, uint64(r.N))
+	w.hash(3, r.Prev)
+	w.uint(4, uint64(r.Incarnation.Number))
+	if r.Incarnation.Nonce != [16]byte{} {
+		w.bytes(5, r.Incarnation.Nonce[:])
+	}
+	if r.Marker() {
+		return w
+	}
+	w.message(6, func(m *writer) {
+		m.envelope(&r.Cause)
+		m.uint(16, uint64(r.Cause.Position.Offset))
+	})
+	w.hash(7, r.Hash)
+	w.uint(8, uint64(r.Covers))
+	w.decided(&r.Decided)
+	w.uint(16, uint64(r.Version))
+	w.hash(17, r.Writes)
+	w.time(18, r.Time)
+	w.string(19, r.Build)
+	w.string(20, r.Fold)
+	w.uint(21, uint64(r.First))
+	for _, p := range r.Paths {
+		w.string(22, p)
+	}
+	w.id(24, r.Act)
+	return w
+}
+
+func (w *writer) decided(d *deja.Decided) {
+	w.uint(9, uint64(d.Status))
+	w.string(10, d.Reason.Code)
+	w.string(11, d.Reason.Detail)
+	for i := range d.Events {
+		w.message(12, func(m *writer) { m.emission(&d.Events[i]) })
+	}
+	for i := range d.Commands {
+		w.message(13, func(m *writer) { m.emission(&d.Commands[i]); m.target(&d.Commands[i]) })
+	}
+	for i := range d.Timers {
+		t := &d.Timers[i]
+		w.message(14, func(m *writer) { m.emission(&t.Command); m.string(5, t.Name); m.time(6, t.Due) })
+	}
+	for i := range d.Effects {
+		w.message(15, func(m *writer) { m.emission(&d.Effects[i]) })
+	}
+	for _, name := range d.Cancelled {
+		w.string(23, name)
+	}
+}
+
+// emission writes what an emitted message does not share with its decision.
+func (w *writer) emission(e *deja.Envelope) {
+	w.id(1, e.ID)
+	w.string(2, e.Type)
+	w.bytes(3, e.Payload)
+	w.string(4, e.ContentType)
+}
+
+func (w *writer) target(e *deja.Envelope) {
+	w.string(5, e.Stream.Aggregate)
+	w.string(6, e.Stream.Key)
+}
+
+// Record decodes a journal record of a partition, which must be one that this version wrote in full; it refers to
+// data.
+func (d *Decoder) Record(partition int32, data []byte) (*Record, error) {
+	if err := checkFormat(data); err != nil {
+		return nil, err
+	}
+	r := new(Record)
+	r.Cause.Position = deja.Position{Topic: d.inbox, Partition: partition}
+	if err := fields(data, func(f field) error { return d.record(r, f) }); err != nil {
+		return nil, fmt.Errorf("journal record %d: %w", r.N, err)
+	}
+	if !r.Marker() && (r.Cause.ID.IsZero() || r.Decided.Status == 0) {
+		return nil, fmt.Errorf("journal record %d: %w", r.N, errors.New("cause or outcome is missing"))
+	}
+	d.complete(r)
+	return r, nil
+}
+
+func (d *Decoder) record(r *Record, f field) (err error) {
+	switch f.num {
+	case 2:
+		r.N = int64(f.v)
+	case 3:
+		r.Prev, err = f.hash()
+	case 4:
+		r.Incarnation.Number = int64(f.v)
+	case 5:
+		id, e := f.id()
+		r.Incarnation.Nonce, err = id, e
+	case 6:
+		err = fields(f.b, func(f field) error {
+			if f.num == 16 {
+				r.Cause.Position.Offset = int64(f.v)
+				return nil
+			}
+			return d.envelope(&r.Cause, f)
+		})
+	case 7:
+		r.Hash, err = f.hash()
+	case 8:
+		r.Covers = int64(f.v)
+	case 16:
+		r.Version = int64(f.v)
+	case 17:
+		r.Writes, err = f.hash()
+	case 18:
+		r.Time = f.time()
+	case 19:
+		r.Build = d.name(f.b)
+	case 20:
+		r.Fold = d.name(f.b)
+	case 21:
+		r.First = int64(f.v)
+	case 22:
+		r.Paths = append(r.Paths, string(f.b))
+	case 24:
+		r.Act, err = f.id()
+	default:
+		err = d.decided(&r.Decided, f)
+	}
+	return err
+}
+
+func (d *Decoder) decided(r *deja.Decided, f field) (err error) {
+	switch f.num {
+	case 9:
+		r.Status = deja.Status(f.v)
+	case 10:
+		r.Reason.Code = d.name(f.b)
+	case 11:
+		r.Reason.Detail = string(f.b)
+	case 12:
+		var t deja.Timer
+		t, err = d.emission(f.b, deja.KindEvent)
+		r.Events = append(r.Events, t.Command)
+	case 13:
+		var t deja.Timer
+		t, err = d.emission(f.b, deja.KindCommand)
+		r.Commands = append(r.Commands, t.Command)
+	case 14:
+		var t deja.Timer
+		t, err = d.emission(f.b, deja.KindTimer)
+		t.Command.Kind = deja.KindCommand
+		r.Timers = append(r.Timers, t)
+	case 15:
+		var t deja.Timer
+		t, err = d.emission(f.b, deja.KindEffect)
+		r.Effects = append(r.Effects, t.Command)
+	case 23:
+		r.Cancelled = append(r.Cancelled, string(f.b))
+	}
+	return err
+}
+
+// emission decodes an emitted message; of a timer, with its name and due time.
+func (d *Decoder) emission(data []byte, kind deja.Kind) (t deja.Timer, err error) {
+	e := &t.Command
+	e.Kind = kind
+	err = fields(data, func(f field) (err error) {
+		switch f.num {
+		case 1:
+			e.ID, err = f.id()
+		case 2:
+			e.Type = d.name(f.b)
+		case 3:
+			e.Payload = f.b
+		case 4:
+			e.ContentType = d.name(f.b)
+		case 5:
+			if kind == deja.KindTimer {
+				t.Name = d.name(f.b)
+			} else {
+				e.Stream.Aggregate = d.name(f.b)
+			}
+		case 6:
+			if kind == deja.KindTimer {
+				t.Due = f.time()
+			} else {
+				e.Stream.Key = string(f.b)
+			}
+		}
+		return err
+	})
+	return t, err
+}
+
+// complete gives the emitted messages what they share with their decision.
+func (d *Decoder) complete(r *Record) {
+	first := r.Version - int64(len(r.Decided.Events))
+	for i := range r.Decided.Events {
+		e := &r.Decided.Events[i]
+		d.inherit(r, e, r.Cause.Stream)
+		e.Version, e.Position, e.Time = first+int64(i)+1, r.Cause.Position, r.Time
+	}
+	for i := range r.Decided.Commands {
+		e := &r.Decided.Commands[i]
+		e.Stream.Tenant = r.Cause.Stream.Tenant
+		d.inherit(r, e, e.Stream)
+	}
+	for i := range r.Decided.Timers {
+		d.inherit(r, &r.Decided.Timers[i].Command, r.Cause.Stream)
+	}
+	for i := range r.Decided.Effects {
+		d.inherit(r, &r.Decided.Effects[i], r.Cause.Stream)
+	}
+}
+
+func (d *Decoder) inherit(r *Record, e *deja.Envelope, s deja.Stream) {
+	e.Stream, e.Source, e.Actor = s, d.service, r.Cause.Actor
+	e.BusinessTime, e.CausationID, e.CorrelationID = r.Cause.BusinessTime, r.Cause.ID, r.Cause.CorrelationID
+}

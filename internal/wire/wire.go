@@ -1,0 +1,311 @@
+// Package wire encodes what is kept in logs: inbox messages and journal records. The forms are protocol buffers
+// (docs/formats.md has the schema), written in field order, so that equal values give equal bytes. Field 1 is the
+// format's version. What is written is frozen by golden files.
+package wire
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/internal/canon"
+)
+
+// Format is the version of both encodings.
+const Format = 1
+
+var errTruncated = errors.New("truncated or no protocol buffer")
+
+// writer appends fields; zero values are left out.
+type writer []byte
+
+func (w *writer) uint(num protowire.Number, v uint64) {
+	if v != 0 {
+		*w = protowire.AppendTag(*w, num, protowire.VarintType)
+		*w = protowire.AppendVarint(*w, v)
+	}
+}
+
+func (w *writer) bytes(num protowire.Number, v []byte) {
+	if len(v) != 0 {
+		*w = protowire.AppendTag(*w, num, protowire.BytesType)
+		*w = protowire.AppendBytes(*w, v)
+	}
+}
+
+func (w *writer) string(num protowire.Number, v string) {
+	if v != "" {
+		*w = protowire.AppendTag(*w, num, protowire.BytesType)
+		*w = protowire.AppendString(*w, v)
+	}
+}
+
+func (w *writer) id(num protowire.Number, id deja.ID) {
+	if !id.IsZero() {
+		w.bytes(num, id[:])
+	}
+}
+
+func (w *writer) hash(num protowire.Number, h [32]byte) {
+	if h != ([32]byte{}) {
+		w.bytes(num, h[:])
+	}
+}
+
+// time writes microseconds since 1970, zigzag, plus one where not negative, so that zero stays the zero time.
+func (w *writer) time(num protowire.Number, t time.Time) {
+	if !t.IsZero() {
+		w.uint(num, protowire.EncodeZigZag(t.UnixMicro())+1)
+	}
+}
+
+// message writes a sub-message that fill builds; an empty one is written too, as repeated ones need it.
+func (w *writer) message(num protowire.Number, fill func(*writer)) {
+	var sub writer
+	fill(&sub)
+	*w = protowire.AppendTag(*w, num, protowire.BytesType)
+	*w = protowire.AppendBytes(*w, sub)
+}
+
+// field is one decoded field: v of a varint, b of bytes.
+type field struct {
+	num protowire.Number
+	v   uint64
+	b   []byte
+}
+
+// fields calls fn for each field of data, and refuses other wire types than varint and bytes.
+func fields(data []byte, fn func(field) error) error {
+	for len(data) > 0 {
+		num, typ, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return errTruncated
+		}
+		data = data[n:]
+		f := field{num: num}
+		switch typ {
+		case protowire.VarintType:
+			f.v, n = protowire.ConsumeVarint(data)
+		case protowire.BytesType:
+			f.b, n = protowire.ConsumeBytes(data)
+		default:
+			return fmt.Errorf("field %d has wire type %d", num, typ)
+		}
+		if n < 0 {
+			return errTruncated
+		}
+		data = data[n:]
+		if err := fn(f); err != nil {
+			return fmt.Errorf("field %d: %w", num, err)
+		}
+	}
+	return nil
+}
+
+func (f field) time() time.Time { return time.UnixMicro(protowire.DecodeZigZag(f.v - 1)).UTC() }
+
+func (f field) id() (deja.ID, error) {
+	if len(f.b) != 16 {
+		return deja.ID{}, fmt.Errorf("an id has 16 bytes, not %d", len(f.b))
+	}
+	return deja.ID(f.b), nil
+}
+
+func (f field) hash() ([32]byte, error) {
+	if len(f.b) != 32 {
+		return [32]byte{}, fmt.Errorf("a hash has 32 bytes, not %d", len(f.b))
+	}
+	return [32]byte(f.b), nil
+}
+
+// checkFormat reads field 1 of a record, which is always first.
+func checkFormat(data []byte) error {
+	num, typ, n := protowire.ConsumeTag(data)
+	if n < 0 || num != 1 || typ != protowire.VarintType {
+		return errors.New("not a record of deja: no format version in front")
+	}
+	v, n := protowire.ConsumeVarint(data[n:])
+	if n < 0 {
+		return errTruncated
+	}
+	if v != Format {
+		return fmt.Errorf("format version %d, this build reads %d: run a newer build", v, Format)
+	}
+	return nil
+}
+
+// Micro cuts a time to the precision that records keep, in UTC.
+func Micro(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return t.UTC().Truncate(time.Microsecond)
+}
+
+// AppendMessage appends the inbox form of a message. Time, Version and Position are the log's or a decision's to
+// give, and left out.
+func AppendMessage(dst []byte, e *deja.Envelope) []byte {
+	w := writer(dst)
+	w.uint(1, Format)
+	w.envelope(e)
+	return w
+}
+
+// envelope writes fields 2 to 16 of message and cause.
+func (w *writer) envelope(e *deja.Envelope) {
+	w.id(2, e.ID)
+	w.uint(3, uint64(e.Kind))
+	w.string(4, e.Type)
+	w.string(5, e.Stream.Tenant)
+	w.string(6, e.Stream.Aggregate)
+	w.string(7, e.Stream.Key)
+	w.string(8, e.Source)
+	w.string(9, e.Actor)
+	w.time(10, e.BusinessTime)
+	w.id(11, e.CausationID)
+	w.id(12, e.CorrelationID)
+	w.string(13, e.ContentType)
+	for _, k := range slices.Sorted(maps.Keys(e.Headers)) {
+		w.message(14, func(m *writer) { m.string(1, k); m.string(2, e.Headers[k]) })
+	}
+	w.bytes(15, e.Payload)
+}
+
+// A Decoder decodes records of one service. It shares equal names between records, and is not safe for concurrent use.
+type Decoder struct {
+	service string
+	inbox   string
+	names   map[string]string
+}
+
+// NewDecoder returns a decoder for a service's records.
+func NewDecoder(service string) *Decoder {
+	return &Decoder{service: service, inbox: Inbox(service), names: map[string]string{}}
+}
+
+// Inbox returns the name of a service's inbox topic.
+func Inbox(service string) string { return service + ".inbox" }
+
+// Journal returns the name of a service's journal topic.
+func Journal(service string) string { return service + ".journal" }
+
+// name returns b as a string, the same one for the same bytes. The table is bounded: names are few, keys are not.
+func (d *Decoder) name(b []byte) string {
+	if s, ok := d.names[string(b)]; ok {
+		return s
+	}
+	s := string(b)
+	if len(d.names) < 1024 {
+		d.names[s] = s
+	}
+	return s
+}
+
+// Message decodes an inbox record; the envelope refers to data.
+func (d *Decoder) Message(data []byte) (*deja.Envelope, error) {
+	if err := checkFormat(data); err != nil {
+		return nil, err
+	}
+	e := new(deja.Envelope)
+	err := fields(data, func(f field) error { return d.envelope(e, f) })
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// envelope takes one field of a message or a cause. Unknown fields are passed over.
+func (d *Decoder) envelope(e *deja.Envelope, f field) (err error) {
+	switch f.num {
+	case 2:
+		e.ID, err = f.id()
+	case 3:
+		e.Kind = deja.Kind(f.v)
+	case 4:
+		e.Type = d.name(f.b)
+	case 5:
+		e.Stream.Tenant = d.name(f.b)
+	case 6:
+		e.Stream.Aggregate = d.name(f.b)
+	case 7:
+		e.Stream.Key = string(f.b)
+	case 8:
+		e.Source = d.name(f.b)
+	case 9:
+		e.Actor = d.name(f.b)
+	case 10:
+		e.BusinessTime = f.time()
+	case 11:
+		e.CausationID, err = f.id()
+	case 12:
+		e.CorrelationID, err = f.id()
+	case 13:
+		e.ContentType = d.name(f.b)
+	case 14:
+		err = d.header(e, f.b)
+	case 15:
+		e.Payload = f.b
+	}
+	return err
+}
+
+func (d *Decoder) header(e *deja.Envelope, data []byte) error {
+	var kv [2]string
+	err := fields(data, func(f field) error {
+		if f.num == 1 || f.num == 2 {
+			kv[f.num-1] = d.name(f.b)
+		}
+		return nil
+	})
+	if e.Headers == nil {
+		e.Headers = map[string]string{}
+	}
+	e.Headers[kv[0]] = kv[1]
+	return err
+}
+
+// ContentHash returns the hash that tells a redelivered message from a conflicting one: over the canonical payload
+// and all that belongs to the content; not over actor, headers and what the log gave. The error says why the payload
+// has no canonical form; the hash is then over its bytes as they are, and the message is dead.
+func ContentHash(e *deja.Envelope) ([32]byte, error) {
+	var payload []byte
+	var err error
+	form := "raw"
+	if e.ContentType == "application/json" {
+		form = "json"
+		if payload, err = canon.Append(make([]byte, 0, 256), e.Payload); err != nil {
+			form, payload = "malformed", e.Payload
+		}
+	} else {
+		payload = e.Payload
+	}
+	b := make([]byte, 0, 256+len(payload))
+	for _, part := range []string{
+		"deja/content/1", e.Stream.Tenant, e.Source, e.Kind.String(), e.Type, e.Stream.Aggregate, e.Stream.Key,
+		string(e.CausationID[:]), e.ContentType, form,
+	} {
+		b = binary.AppendUvarint(b, uint64(len(part)))
+		b = append(b, part...)
+	}
+	var w writer = b
+	w.time(1, e.BusinessTime)
+	b = append(w, 0)
+	b = append(b, payload...)
+	return sha256.Sum256(b), err
+}
+
+// LedgerKey returns a message's identity in a service's ledger: its ID where tenant and source are the default ones,
+// else a hash over the three, as two senders may use one ID for different things.
+func LedgerKey(service string, e *deja.Envelope) deja.ID {
+	if e.Stream.Tenant == "" && e.Source == service {
+		return e.ID
+	}
+	return deja.DeriveID("deja/ledger/"+e.Stream.Tenant+"\x00"+e.Source, e.ID.String())
+}

@@ -1,0 +1,411 @@
+package deja
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/dejalog/deja/internal/canon"
+)
+
+// A Machine is a compiled [Service]: the deterministic state machine that engines, replay and tests drive. Services
+// never call it. It holds no state and is safe for concurrent use.
+type Machine struct {
+	name        string
+	codec       Codec
+	tables      map[string]*ruleTable // by aggregate
+	upcasters   map[string]Upcaster   // by old wire name
+	projections []*Projection
+	projectors  map[string][]projector // by wire name
+	fold        string
+}
+
+// ruleTable is an aggregate's table, indexed.
+type ruleTable struct {
+	*definition
+	shape *canon.Shape
+	rows  map[rowKey]*row
+}
+
+func (t *ruleTable) has(kind rowKind, wire string) bool {
+	_, ok := t.rows[rowKey{kind, wire}]
+	if !ok && kind == rowReply {
+		_, ok = t.rows[rowKey{rowForget, wire}]
+	}
+	return ok
+}
+
+// Status tells how a message was settled. Its numbers are part of the recorded format.
+type Status uint8
+
+// The outcomes of handling a message.
+const (
+	Applied    Status = 1 + iota // the handler returned nil, with or without events
+	Rejected                     // refused for a business reason
+	Ignored                      // nothing to do with it
+	Conflicted                   // its ID was used before, with other content
+	Parked                       // waits for an operator
+	DeadLetter                   // can never be handled
+)
+
+var statusNames = [...]string{"", "applied", "rejected", "ignored", "conflict", "parked", "dead"}
+
+// String returns the outcome's word, such as "applied".
+func (s Status) String() string {
+	if s == 0 || int(s) >= len(statusNames) {
+		return fmt.Sprintf("status(%d)", uint8(s))
+	}
+	return statusNames[s]
+}
+
+// Decided is a decision as data, all payloads encoded and all IDs derived.
+type Decided struct {
+	Status    Status
+	Reason    Rejection // zero when applied
+	Events    []Envelope
+	Commands  []Envelope
+	Timers    []Timer
+	Cancelled []string
+	Effects   []Envelope
+}
+
+// A Timer is a command that its own aggregate is to be sent at a time to come.
+type Timer struct {
+	Name    string
+	Due     time.Time
+	Command Envelope
+}
+
+// State is an aggregate's state at a version. It belongs to whoever made it, and is not safe for concurrent use.
+type State struct {
+	Stream  Stream
+	Version int64
+
+	value any // *S
+	table *ruleTable
+}
+
+// NewState returns the empty state of a stream, or an error if the service has no such aggregate.
+func (m *Machine) NewState(s Stream) (*State, error) {
+	t, ok := m.tables[s.Aggregate]
+	if !ok {
+		return nil, fmt.Errorf("service %s has no aggregate %q; it has %v", m.name, s.Aggregate, m.Aggregates())
+	}
+	return &State{Stream: s, value: t.newState(), table: t}, nil
+}
+
+// DecodeState returns the state that [State.Encode] wrote; empty data is the empty state.
+func (m *Machine) DecodeState(s Stream, version int64, data []byte) (*State, error) {
+	st, err := m.NewState(s)
+	if err != nil || len(data) == 0 {
+		return st, err
+	}
+	st.Version = version
+	if st.value, err = st.table.decode(data); err != nil {
+		return nil, fmt.Errorf("decode state of %s: %w", s, err)
+	}
+	return st, nil
+}
+
+// Encode returns the state as JSON: deterministic, and what DecodeState reads.
+func (s *State) Encode() ([]byte, error) { return json.Marshal(s.value) }
+
+// Value returns a pointer to the aggregate's state.
+func (s *State) Value() any { return s.value }
+
+// Flatten appends to dst the fields of a state of the aggregate, given as Encode wrote it.
+func (m *Machine) Flatten(dst []canon.Field, aggregate string, state []byte) ([]canon.Field, error) {
+	t, ok := m.tables[aggregate]
+	if !ok {
+		return dst, fmt.Errorf("service %s has no aggregate %q", m.name, aggregate)
+	}
+	return t.shape.Flatten(dst, state)
+}
+
+// Target returns the stream's aggregate for a command's wire name: the one in the name.
+func Target(commandType string) (aggregate string, err error) { return aggregateOf(commandType) }
+
+// Decode decodes a message's payload for the aggregate that it is addressed to. The error is a *[Rejection] of code
+// [CodeUnknownType] or [CodeMalformed]: such a message is dead.
+func (m *Machine) Decode(env *Envelope) (any, error) {
+	r, reason := m.handlerOf(env)
+	if reason != nil {
+		return nil, reason
+	}
+	if ct := m.codec.ContentType(); env.ContentType != ct {
+		return nil, &Rejection{CodeMalformed, fmt.Sprintf("content type %q, this service reads %q", env.ContentType, ct)}
+	}
+	msg, err := r.decode(m.codec, env.Payload)
+	if err != nil {
+		return nil, &Rejection{CodeMalformed, err.Error()}
+	}
+	return msg, nil
+}
+
+func (m *Machine) handlerOf(env *Envelope) (*row, *Rejection) {
+	unknown := func(format string, args ...any) (*row, *Rejection) {
+		return nil, (&Rejection{Code: CodeUnknownType}).Because(format, args...)
+	}
+	t, ok := m.tables[env.Stream.Aggregate]
+	if !ok {
+		return unknown("service %s has no aggregate %q", m.name, env.Stream.Aggregate)
+	}
+	if env.Kind != KindCommand {
+		return unknown("aggregate %s handles no message of kind %s", t.name, env.Kind)
+	}
+	r, ok := t.rows[rowKey{rowHandle, env.Type}]
+	if !ok {
+		return unknown("aggregate %s has no Handle row for %s", t.name, env.Type)
+	}
+	return r, nil
+}
+
+// Decide lets the aggregate decide msg, the decoded message of env, on st, which it does not change. A refusal, an
+// error or a panic of the handler is part of the result.
+func (m *Machine) Decide(st *State, env *Envelope, msg any, at time.Time) *Decided {
+	d := &Decision{table: st.table, service: m.name, env: env, at: at}
+	err := d.run(st, msg)
+	var rejection *Rejection
+	switch {
+	case err == nil:
+		var res *Decided
+		if res, err = m.encode(d, st.Version); err == nil {
+			return res
+		}
+	case errors.As(err, &rejection) && rejection != nil:
+		return &Decided{Status: Rejected, Reason: *rejection}
+	}
+	return &Decided{Status: Parked, Reason: Rejection{CodeFailed, err.Error()}}
+}
+
+// run calls the handler and turns its panic into an error.
+func (d *Decision) run(st *State, msg any) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v%s", p, panicSite())
+		}
+	}()
+	key, err := keyOf(msg)
+	if err != nil {
+		return err
+	}
+	r, ok := d.table.rows[key]
+	if !ok {
+		return fmt.Errorf("aggregate %s: no %s row for %s", d.table.name, key.kind, key.wire)
+	}
+	if err := r.decide(st.value, d, msg); err != nil {
+		return err
+	}
+	return d.err
+}
+
+// panicSite names the function and line that panicked. It goes into the record, so it must be the same each time: a
+// whole stack has addresses in it.
+func panicSite() string {
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
+	for {
+		f, more := frames.Next()
+		if !strings.HasPrefix(f.Function, "runtime.") {
+			return fmt.Sprintf(" (in %s, %s:%d)", f.Function, filepath.Base(f.File), f.Line)
+		}
+		if !more {
+			return ""
+		}
+	}
+}
+
+// Fold applies a recorded event to st and moves its version on. After an error st must not be used any more.
+func (m *Machine) Fold(st *State, ev *Envelope) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("apply %s to %s: panic: %v%s", ev.Type, st.Stream, p, panicSite())
+		}
+	}()
+	e, r, err := m.event(st.table, ev)
+	if err != nil {
+		return err
+	}
+	r.apply(st.value, e)
+	st.Version++
+	return nil
+}
+
+// UnknownEventError says that the service has no way to apply an event that it recorded: a newer build must have
+// done it. A service that meets one halts.
+type UnknownEventError struct {
+	Type   string
+	Stream Stream
+}
+
+// Error says what to do.
+func (e *UnknownEventError) Error() string {
+	return fmt.Sprintf("%s recorded %s, which this build cannot apply: run the build that recorded it, or add an Apply row or an upcaster", e.Stream, e.Type)
+}
+
+// event decodes an event and upcasts it to the shape that the aggregate applies.
+func (m *Machine) event(t *ruleTable, ev *Envelope) (any, *row, error) {
+	if r, ok := t.rows[rowKey{rowApply, ev.Type}]; ok {
+		e, err := r.decode(m.codec, ev.Payload)
+		return e, r, wrapEvent(err, ev)
+	}
+	up, ok := m.upcasters[ev.Type]
+	if !ok {
+		return nil, nil, &UnknownEventError{ev.Type, ev.Stream}
+	}
+	e, err := up.decode(m.codec, ev.Payload)
+	if err != nil {
+		return nil, nil, wrapEvent(err, ev)
+	}
+	for {
+		e = up.up(e)
+		if r, ok := t.rows[rowKey{rowApply, up.to}]; ok {
+			return e, r, nil
+		}
+		if up, ok = m.upcasters[up.to]; !ok {
+			return nil, nil, &UnknownEventError{ev.Type, ev.Stream}
+		}
+	}
+}
+
+func wrapEvent(err error, ev *Envelope) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("decode event %s of %s: %w", ev.Type, ev.Stream, err)
+}
+
+// Project runs every projection's rows for a recorded event.
+func (m *Machine) Project(tx Tx, ev *Envelope) (err error) {
+	if len(m.projectors) == 0 {
+		return nil
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("project %s of %s: panic: %v%s", ev.Type, ev.Stream, p, panicSite())
+		}
+	}()
+	t, ok := m.tables[ev.Stream.Aggregate]
+	if !ok {
+		return &UnknownEventError{ev.Type, ev.Stream}
+	}
+	e, r, err := m.event(t, ev)
+	if err != nil {
+		return err
+	}
+	for _, p := range m.projectors[r.wire] {
+		if err := p.fn(tx, ev, e); err != nil {
+			return fmt.Errorf("project %s of %s at version %d: %w", ev.Type, ev.Stream, ev.Version, err)
+		}
+	}
+	return nil
+}
+
+// encode turns what a handler collected into the decision as data.
+func (m *Machine) encode(d *Decision, version int64) (*Decided, error) {
+	e := encoder{m: m, d: d, nth: map[string]int{}}
+	res := &Decided{Status: Applied, Cancelled: d.out.cancelled}
+	for i, ev := range d.out.events {
+		env := e.envelope(KindEvent, ev.EventType(), d.env.Stream, ev)
+		env.Version, env.Position, env.Time = version+int64(i)+1, d.env.Position, d.at
+		res.Events = append(res.Events, env)
+	}
+	for _, s := range d.out.sent {
+		res.Commands = append(res.Commands, e.command(s.key, s.command))
+	}
+	for _, t := range d.out.timers {
+		res.Timers = append(res.Timers, Timer{t.name, t.due, e.command(d.env.Stream.Key, t.command)})
+	}
+	for _, ef := range d.out.effects {
+		res.Effects = append(res.Effects, e.envelope(KindEffect, ef.EffectType(), d.env.Stream, ef))
+	}
+	return res, e.err
+}
+
+type encoder struct {
+	m   *Machine
+	d   *Decision
+	nth map[string]int
+	err error
+}
+
+func (e *encoder) command(key string, c Command) Envelope {
+	agg, err := aggregateOf(c.CommandType())
+	s := Stream{Tenant: e.d.env.Stream.Tenant, Aggregate: agg, Key: key}
+	if err == nil {
+		err = s.Valid()
+	}
+	e.fail(err)
+	return e.envelope(KindCommand, c.CommandType(), s, c)
+}
+
+func (e *encoder) envelope(kind Kind, wire string, s Stream, payload any) Envelope {
+	data, err := e.m.codec.Append(nil, payload)
+	if err == nil {
+		err = CheckPayload(e.m.codec.ContentType(), data)
+	}
+	if err != nil {
+		e.fail(fmt.Errorf("encode %s: %w", wire, err))
+	}
+	cause := e.d.env
+	id := derivedID(e.m.name, cause.Stream, cause.ID, wire, e.nth[wire])
+	e.nth[wire]++
+	return Envelope{
+		ID: id, Kind: kind, Type: wire, Stream: s, Source: e.m.name, Actor: cause.Actor,
+		BusinessTime: cause.BusinessTime, CausationID: cause.ID, CorrelationID: cause.CorrelationID,
+		ContentType: e.m.codec.ContentType(), Payload: data,
+	}
+}
+
+func (e *encoder) fail(err error) {
+	if e.err == nil {
+		e.err = err
+	}
+}
+
+// CheckPayload returns an error if a payload cannot be hashed by content: not JSON, a duplicate key, a number that
+// is no integer. Other content types than JSON are taken as they are.
+func CheckPayload(contentType string, payload []byte) error {
+	if contentType != "application/json" {
+		return nil
+	}
+	_, err := canon.Append(nil, payload)
+	return err
+}
+
+// Name returns the service's name.
+func (m *Machine) Name() string { return m.name }
+
+// Codec returns the payloads' codec.
+func (m *Machine) Codec() Codec { return m.codec }
+
+// FoldVersion returns a text that changes whenever states or projections must be folded again: a declared version,
+// the states' fields, the events applied, the upcasters, the projections' tables.
+func (m *Machine) FoldVersion() string { return m.fold }
+
+// Tables returns the statements that create the projections' tables, by table name.
+func (m *Machine) Tables() []TableDef {
+	var ts []TableDef
+	for _, p := range m.projections {
+		for _, t := range p.tables {
+			ts = append(ts, TableDef{t.name, t.ddl})
+		}
+	}
+	return ts
+}
+
+// A TableDef is a projection's table and the statement that creates it.
+type TableDef struct{ Name, DDL string }
+
+// StateType returns the type of an aggregate's state, or nil.
+func (m *Machine) StateType(aggregate string) reflect.Type {
+	if t, ok := m.tables[aggregate]; ok {
+		return t.state
+	}
+	return nil
+}
