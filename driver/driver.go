@@ -114,6 +114,7 @@ type Lease struct {
 	Nonce    [16]byte
 	Progress Progress
 	Logged   Logged
+	Copied   bool // the store was copied and adopted: take a new incarnation
 }
 
 // An Entry is a line of the ledger: the first message of a key, and how it was settled.

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 
 	"zombiezen.com/go/sqlite"
@@ -27,7 +26,7 @@ func createFile(c *sqlite.Conn) error {
 			return err
 		}
 	}
-	return exec(c, "INSERT INTO deja_file (one, id) VALUES (1, ?)", random())
+	return nil
 }
 
 // storeTables are the store's tables and indexes: a cache of the log, made anew where one is missing.
@@ -148,10 +147,10 @@ func repairStore(c *sqlite.Conn) error {
 // fileID returns the id that the database was made with, in hex.
 func fileID(c *sqlite.Conn) (string, error) {
 	id, err := queryText(c, "SELECT lower(hex(id)) FROM deja_file WHERE one = 1")
-	if err != nil || len(id) != 2*idLen {
-		return "", fmt.Errorf("%w: it has lost its id: %w", ErrCorrupt, errors.Join(err))
+	if err == nil && len(id) != 2*idLen {
+		err = fmt.Errorf("%w: it has lost its id", ErrCorrupt)
 	}
-	return id, nil
+	return id, err
 }
 
 const idLen = 16

@@ -30,9 +30,18 @@ func Differ(a, b []byte) []string {
 	}
 	var paths []string
 	for _, c := range Diff(before, after) {
-		paths = append(paths, c.Path)
+		if c.Path != "" || !filled(c) {
+			paths = append(paths, c.Path)
+		}
 	}
 	return shorten(slices.Compact(paths))
+}
+
+// filled reports whether c stands for an empty container that has something in
+// it on the other side, where the paths of that tell more.
+func filled(c Change) bool {
+	one := c.Old + c.New
+	return one == "{}" || one == "[]"
 }
 
 func expand(payload []byte) ([]Field, bool) {

@@ -70,15 +70,20 @@ func (s *scanner) close(o *order) {
 	s.members, s.text = s.members[:o.members], s.text[:o.text]
 }
 
-// key reads a key and the colon after it.
+// key reads a key and the colon after it; what it returns has no body if and
+// only if it fails.
 func (s *scanner) key(o *order) text {
 	if s.peek() != '"' {
 		s.unexpected("a key in quotes")
 		return text{}
 	}
 	t := s.string()
-	if s.err == nil && s.peek() != ':' {
+	if s.err != nil {
+		return text{}
+	}
+	if s.peek() != ':' {
 		s.unexpected("':'")
+		return text{}
 	}
 	s.pos++
 	o.add(t)

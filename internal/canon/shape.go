@@ -38,7 +38,7 @@ type node struct {
 	fields []field        // of a structure
 	byName map[string]int // index in fields
 	elem   ref            // of a mapping, list or tuple
-	zero   [2]string      // the tokens of the zero value of a scalar or opaque
+	zero   string         // the token of the zero value of a scalar or opaque
 	faults []fault
 }
 
@@ -71,16 +71,17 @@ type fault struct {
 }
 
 // ShapeOf returns the shape of t, or of what t points to. Types that have
-// MarshalJSON or MarshalText, on the type or on its pointer, are opaque: one
-// field, whatever they write. (Where only the pointer has it, encoding/json
-// needs an addressable value: marshal a pointer to the state.)
+// MarshalJSON or MarshalText are opaque: one field, whatever they write.
+// Types may recur through pointers, slices and maps.
 //
 // The error joins one line for each place in t, given by its path with a star
 // for any key or index, whose value would be lost in JSON, not come back from
 // it, or not be the same on every machine: unexported and hidden fields,
 // fields with names that are equal but for case, floats and complex numbers,
-// interfaces, channels, functions, and maps with keys that are no strings.
-// Types may recur through pointers, slices and maps.
+// interfaces, channels, functions, maps with keys that are no strings, and
+// values of which only a pointer has the methods named above.
+//
+// ShapeOf writes zero values of opaque types to learn what they look like.
 func ShapeOf(t reflect.Type) (*Shape, error) {
 	if t == nil {
 		return nil, errors.New("no type: the state is a nil interface; use a struct")
@@ -116,7 +117,7 @@ func (n *node) blame(segment string, child []fault) {
 // isZero reports whether token is what the zero value of a scalar or opaque
 // type looks like.
 func (n *node) isZero(token []byte) bool {
-	return string(token) == n.zero[0] || string(token) == n.zero[1] || string(token) == "null"
+	return string(token) == n.zero || string(token) == "null"
 }
 
 // hides reports whether a leaf with this token leaves no field.

@@ -69,7 +69,7 @@ func (b *builder) field(n *node, f reflect.StructField, tag tag) {
 	}
 	r := b.ref(f.Type, nonZero)
 	if tag.quoted && r.kind == scalar && !doublePointer(f.Type) {
-		r.node = &node{kind: scalar, zero: [2]string{quoted(r.zero[0])}, faults: r.faults}
+		r.node = &node{kind: scalar, zero: quoted(r.zero), faults: r.faults}
 	}
 	n.fields = append(n.fields, field{[]byte(name), quoted(name) + ":", r})
 }

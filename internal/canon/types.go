@@ -13,11 +13,15 @@ type builder struct {
 
 // ref returns the use of t, behind any pointers.
 func (b *builder) ref(t reflect.Type, s shown) ref {
+	by := t // the last pointer
 	for depth := 0; t.Kind() == reflect.Pointer; depth++ {
 		if depth == MaxDepth {
 			return ref{refused("a pointer that leads to no value"), s}
 		}
-		t, s = t.Elem(), max(s, nonNull)
+		by, t, s = t, t.Elem(), max(s, nonNull)
+	}
+	if by != t && writesItself(by) {
+		return ref{&node{kind: opaque}, s}
 	}
 	return ref{b.node(t), s}
 }
@@ -39,8 +43,10 @@ func (b *builder) fill(n *node, t reflect.Type) {
 	switch {
 	case t.Kind() == reflect.Interface:
 		n.blame("", unfit(t))
-	case marshals(t):
-		n.kind, n.zero = opaque, zeroTokens(t)
+	case writesItself(t):
+		n.kind, n.zero = opaque, zeroToken(t)
+	case writesItself(reflect.PointerTo(t)):
+		n.blame("", []fault{{msg: t.String() + " writes its JSON by a method of its pointer, which encoding/json skips where it has a value; use a pointer, or declare the method on the value"}})
 	default:
 		b.fillKind(n, t)
 	}
@@ -57,7 +63,7 @@ func (b *builder) fillKind(n *node, t reflect.Type) {
 	case reflect.Array:
 		b.elements(n, tuple, t.Elem(), nonZero)
 	default:
-		n.kind, n.zero[0] = scalar, zeroScalar(t)
+		n.kind, n.zero = scalar, zeroScalar(t)
 		n.blame("", unfit(t))
 	}
 }
@@ -70,8 +76,8 @@ func (b *builder) mapping(n *node, t reflect.Type) {
 }
 
 func (b *builder) slice(n *node, t reflect.Type) {
-	if t.Elem().Kind() == reflect.Uint8 && !marshals(t.Elem()) {
-		n.kind, n.zero[0] = scalar, `""` // encoding/json writes bytes as base64
+	if t.Elem().Kind() == reflect.Uint8 && !writesItself(reflect.PointerTo(t.Elem())) {
+		n.kind, n.zero = scalar, `""` // encoding/json writes bytes as base64
 		return
 	}
 	b.elements(n, list, t.Elem(), nonZero)
@@ -111,25 +117,16 @@ func zeroScalar(t reflect.Type) string {
 	return "0"
 }
 
-// marshals reports whether a method writes the JSON of t.
-func marshals(t reflect.Type) bool {
-	p := reflect.PointerTo(t)
-	return p.Implements(reflect.TypeFor[json.Marshaler]()) ||
-		p.Implements(reflect.TypeFor[encoding.TextMarshaler]())
+// writesItself reports whether t has a method that writes its JSON.
+func writesItself(t reflect.Type) bool {
+	return t.Implements(reflect.TypeFor[json.Marshaler]()) || t.Implements(reflect.TypeFor[encoding.TextMarshaler]())
 }
 
-// zeroTokens returns what the zero value of an opaque type looks like: by the
-// method of its pointer, and by that of its value.
-func zeroTokens(t reflect.Type) [2]string {
-	p := reflect.New(t)
-	return [2]string{zeroToken(p), zeroToken(p.Elem())}
-}
-
-// zeroToken returns "" for a value that cannot be written. Methods may panic
-// on a zero value; then no token of theirs is a zero.
-func zeroToken(v reflect.Value) (token string) {
+// zeroToken returns what the zero value of an opaque type looks like, "" if it
+// cannot be written: methods may fail, and even panic, on a zero value.
+func zeroToken(t reflect.Type) (token string) {
 	defer func() { _ = recover() }()
-	text, err := json.Marshal(v.Interface())
+	text, err := json.Marshal(reflect.Zero(t).Interface())
 	if err != nil {
 		return ""
 	}

@@ -108,15 +108,16 @@ func (f *flattener) see(n int) int {
 // field reads a key, which is probably that of the field guess, and returns the
 // index of its field, -1 if it fails.
 func (f *flattener) field(n *node, guess, seen int) int {
-	i := guess
+	i, at := guess, f.pos
 	if guess == len(n.fields) || !f.skip(n.fields[guess].token) {
 		i = f.search(n, guess)
 	}
 	if i < 0 {
-		return i
+		return -1
 	}
 	if f.seen[seen+i] {
-		f.refuseKey(member{key: n.fields[i].name, at: f.pos}, twice)
+		f.refuseKey(member{key: n.fields[i].name, at: at}, twice)
+		return -1
 	}
 	f.seen[seen+i] = true
 	return i
@@ -136,6 +137,9 @@ func (f *flattener) skip(token string) bool {
 func (f *flattener) search(n *node, guess int) int {
 	mark := len(f.text)
 	t := f.key(&order{})
+	if t.body == nil {
+		return -1
+	}
 	i := n.find(t.body, guess)
 	if i < 0 {
 		f.refuseKey(member{key: t.body, at: t.at}, "no field of this struct; flatten only what the same type wrote")
@@ -152,7 +156,7 @@ func (f *flattener) mapping(r ref, pl *place) {
 	f.leave(pl)
 	leaves, o := len(f.leaves), f.open()
 	for n := 0; f.more('}', n); n++ {
-		if key := f.name(&o); f.err == nil {
+		if key := f.name(&o); key != nil {
 			f.entry(r.elem, nil, key)
 		}
 	}

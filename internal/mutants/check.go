@@ -37,7 +37,7 @@ type report struct {
 type checker struct {
 	root    string        // the module's directory, as the go command spells it
 	temp    string        // an empty directory of its own
-	timeout time.Duration // of a test binary
+	timeout time.Duration // of a test binary with a mutant in it
 
 	mu        sync.Mutex
 	baselines map[suite]func() (result, error)
@@ -45,8 +45,8 @@ type checker struct {
 
 // check runs the tests of one mutant. The error of a cancelled ctx comes back as
 // a broken mutant.
-func (c *checker) check(ctx context.Context, m Mutant) report {
-	r := report{mutant: m}
+func (c *checker) check(ctx context.Context, m Mutant) (r report) {
+	r.mutant = m
 	start := time.Now()
 	defer func() { r.took = time.Since(start) }()
 
@@ -103,7 +103,7 @@ func (c *checker) unmutated(ctx context.Context, m Mutant) error {
 	}
 	once, ok := c.baselines[s]
 	if !ok {
-		once = sync.OnceValues(func() (result, error) { return goTest(ctx, c.root, s, "", c.timeout) })
+		once = sync.OnceValues(func() (result, error) { return goTest(ctx, c.root, s, "", testTimeout) })
 		c.baselines[s] = once
 	}
 	c.mu.Unlock()

@@ -204,8 +204,12 @@ func TestTimeoutCountsOnlyIfTheMutantMayHang(t *testing.T) {
 	dir := setup(t)
 	m := half("hangs", "n/2 + 1", "0", "^TestPatient$")
 	c := &checker{root: dir, temp: t.TempDir(), timeout: time.Second}
-	if r := c.check(t.Context(), m); r.outcome != survived || !strings.Contains(r.why, "hung") {
+	r := c.check(t.Context(), m)
+	if r.outcome != survived || !strings.Contains(r.why, "hung") {
 		t.Errorf("without MayHang: outcome %d, %q", r.outcome, r.why)
+	}
+	if r.took < c.timeout {
+		t.Errorf("a test that waited for its timeout of %v is said to have taken %v", c.timeout, r.took)
 	}
 	m.MayHang = true
 	if r := c.check(t.Context(), m); r.outcome != caught || r.by != "TestPatient (hung)" {

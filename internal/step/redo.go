@@ -40,7 +40,13 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 			}
 		}
 	}
-	return w.commit(ctx, b)
+	if err := w.commit(ctx, b); err != nil {
+		return err
+	}
+	if w.cfg.Adopted != nil {
+		w.cfg.Adopted(b.to.N)
+	}
+	return nil
 }
 
 // touches reports whether a decision changed its stream's row.

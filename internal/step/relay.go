@@ -19,12 +19,12 @@ func (w *Worker) Relay(ctx context.Context) error {
 	for w.relayed < w.progress.N {
 		kept, err := w.kept(ctx, w.relayed)
 		if err != nil {
-			return halt(err)
+			return Halt(err)
 		}
 		recs := make([]driver.Record, len(kept))
 		for i, k := range kept {
 			if k.N != w.relayed+int64(i)+1 {
-				return halt(fmt.Errorf("%w: the store keeps decision %d after %d", journal.ErrGap, k.N, w.relayed+int64(i)))
+				return Halt(fmt.Errorf("%w: the store keeps decision %d after %d", journal.ErrGap, k.N, w.relayed+int64(i)))
 			}
 			recs[i] = driver.Record{Partition: w.cfg.Partition, Value: k.Value}
 		}
@@ -51,7 +51,7 @@ func (w *Worker) Release(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return halt(err)
+		return Halt(err)
 	}
 	at := w.reading.Mark()
 	if at.Incarnation != w.progress.Incarnation {

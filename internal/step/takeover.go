@@ -17,21 +17,26 @@ const chunk = 1000
 // journal adopts the journal's decisions without deciding again; one ahead publishes again; one that went back, or
 // was copied, first begins a new life with a marker in the journal, so that nothing an older life still writes
 // counts. It halts where the two tell different histories.
-func (w *Worker) Takeover(ctx context.Context) error {
+func (w *Worker) Takeover(ctx context.Context) error { return w.takeOver(ctx, false) }
+
+// Rebuild takes over, empties the store, and folds it anew from the journal.
+func (w *Worker) Rebuild(ctx context.Context) error { return w.takeOver(ctx, true) }
+
+func (w *Worker) takeOver(ctx context.Context, rebuild bool) error {
 	w.forget()
 	w.reading = nil
 	lease, err := w.cfg.Store.Acquire(ctx, driver.Assignment{
 		Inbox: w.inbox, Journal: w.journal, Partition: w.cfg.Partition, Tables: w.cfg.Machine.Tables(),
 	})
 	if err != nil {
-		return halt(fmt.Errorf("acquire: %w", err))
+		return Halt(fmt.Errorf("acquire: %w", err))
 	}
 	w.lease, w.progress = lease, lease.Progress
-	return halt(w.meet(ctx))
+	return Halt(w.meet(ctx, rebuild))
 }
 
 // meet compares store and journal and brings them together.
-func (w *Worker) meet(ctx context.Context) error {
+func (w *Worker) meet(ctx context.Context, rebuild bool) error {
 	from, err := w.readFrom(ctx)
 	if err != nil {
 		return err
@@ -47,7 +52,7 @@ func (w *Worker) meet(ctx context.Context) error {
 			return err
 		}
 	}
-	if w.progress.N > 0 && w.progress.Fold != w.cfg.Machine.FoldVersion() {
+	if rebuild || w.progress.N > 0 && w.progress.Fold != w.cfg.Machine.FoldVersion() {
 		if err := w.reset(ctx); err != nil {
 			return err
 		}

@@ -33,6 +33,10 @@ type Config struct {
 
 	// NewNonce gives the nonce of a new incarnation.
 	NewNonce func() [16]byte
+
+	// Adopted is called after each transaction of a take-over that adopted decisions, with the number it reached; or
+	// nil.
+	Adopted func(n int64)
 }
 
 // maxCached bounds the states that a worker keeps; above it all are dropped and loaded again as needed.
@@ -58,10 +62,10 @@ type Worker struct {
 
 // held is a state in memory, with what the next write-set is told from.
 type held struct {
-	state    *deja.State
-	row      driver.State
-	fields   fieldList
-	changed  bool
+	state   *deja.State
+	row     driver.State
+	fields  fieldList
+	changed bool
 }
 
 // New returns a worker. It does nothing before Takeover.
@@ -108,8 +112,8 @@ func (w *Worker) ahead(p driver.Progress) {
 	}
 }
 
-// halt marks an error as one that trying again does not mend.
-func halt(err error) error {
+// Halt marks an error as one that trying again does not mend.
+func Halt(err error) error {
 	var unknown *deja.UnknownEventError
 	if errors.Is(err, journal.ErrForked) || errors.Is(err, journal.ErrGap) || errors.Is(err, driver.ErrIdentity) ||
 		errors.Is(err, driver.ErrTrimmed) || errors.Is(err, driver.ErrBeyondEnd) || errors.As(err, &unknown) {

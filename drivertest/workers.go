@@ -1,0 +1,161 @@
+package drivertest
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dejalog/deja/driver"
+)
+
+var workerCases = []testCase{
+	{
+		"two workers take turns", "two workers that both think a partition is theirs handle every message once, in any interleaving",
+		needs{store: true},
+		workersInterleaved,
+	},
+	{
+		"two workers at once", "two workers that take one partition from each other all the time handle every message once",
+		needs{store: true},
+		workersAtOnce,
+	},
+	{
+		"partitions at once", "partitions are written at the same time, each by its own worker, and none loses anything",
+		needs{store: true, partitions: 2},
+		partitionsAtOnce,
+	},
+}
+
+// workersInterleaved steps through two workers' transactions one call at a time, in an order drawn by chance.
+func workersInterleaved(b *bench) {
+	const messages = 30
+	r := rng(5)
+	m := newModel()
+	var ws [2]*worker
+	for m.progress[0].N < messages {
+		i := r.IntN(2)
+		if ws[i] == nil {
+			ws[i] = b.worker("a", 0)
+			continue
+		}
+		w := ws[i]
+		batch, to := w.story.next(0, w.at)
+		from := w.at
+		tx, err := b.store.Begin(b.ctx, w.lease)
+		b.must(err)
+		other := 1 - i
+		if r.IntN(3) == 0 { // the other takes over in the middle, or waits until this one is done
+			var all sync.WaitGroup
+			all.Go(func() { ws[other] = b.tryWorker() })
+			err = finish(b, tx, batch, from, to)
+			all.Wait()
+		} else {
+			err = finish(b, tx, batch, from, to)
+		}
+		switch {
+		case err == nil:
+			m.commit(0, batch, to)
+			w.at = to
+			if ws[other] != nil && ws[other].lease.Epoch > w.lease.Epoch {
+				equal(b, "progress told by Acquire", ws[other].at.N, to.N)
+			}
+		case errors.Is(err, driver.ErrFenced):
+			ws[i] = nil
+		default:
+			b.Fatal(err)
+		}
+		b.holds(m)
+	}
+}
+
+// tryWorker is worker for another goroutine than the test's.
+func (b *bench) tryWorker() *worker {
+	l, err := b.store.Acquire(b.ctx, b.assignment(0))
+	if err != nil {
+		b.Error(err)
+		return nil
+	}
+	return &worker{b, "a", l, l.Progress}
+}
+
+func finish(b *bench, tx driver.Tx, batch *driver.Batch, from, to driver.Progress) error {
+	defer func() { _ = tx.Rollback(b.ctx) }()
+	if err := tx.Write(b.ctx, batch); err != nil {
+		return err
+	}
+	if err := tx.Advance(b.ctx, from, to); err != nil {
+		return err
+	}
+	return tx.Commit(b.ctx)
+}
+
+func workersAtOnce(b *bench) {
+	const messages = 40
+	var (
+		all       sync.WaitGroup
+		committed atomic.Int64
+	)
+	for i := range 2 {
+		all.Go(func() {
+			for committed.Load() < messages && b.ctx.Err() == nil && !b.Failed() {
+				n, err := b.burst(3 + i)
+				committed.Add(n)
+				if err != nil && !errors.Is(err, driver.ErrFenced) {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	m := newModel()
+	for m.progress[0].N < committed.Load() {
+		batch, to := story("a").next(0, m.progress[0])
+		m.commit(0, batch, to)
+	}
+	b.holds(m)
+}
+
+// burst acquires and commits up to a number of decisions.
+func (b *bench) burst(decisions int) (committed int64, err error) {
+	l, err := b.store.Acquire(b.ctx, b.assignment(0))
+	at := l.Progress
+	for range decisions {
+		if err != nil {
+			return committed, err
+		}
+		batch, to := story("a").next(0, at)
+		if err = attempt(b.ctx, b.store, l, at, batch, to); err == nil {
+			at = to
+			committed++
+		}
+	}
+	return committed, err
+}
+
+func partitionsAtOnce(b *bench) {
+	const decisions = 20
+	var all sync.WaitGroup
+	m := newModel()
+	for p := range b.inbox.Partitions {
+		w := b.worker(story(fmt.Sprint("p", p)), p)
+		at := w.at
+		all.Go(func() {
+			for range decisions {
+				batch, to := w.story.next(p, w.at)
+				if err := attempt(b.ctx, b.store, w.lease, w.at, batch, to); err != nil {
+					b.Error(err)
+					return
+				}
+				w.at = to
+			}
+		})
+		for range decisions {
+			batch, to := w.story.next(p, at)
+			m.commit(p, batch, to)
+			at = to
+		}
+	}
+	all.Wait()
+	b.holds(m)
+}

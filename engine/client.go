@@ -1,0 +1,286 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/place"
+	"github.com/dejalog/deja/internal/step"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+// client sends to the engine's own service.
+type client struct{ e *Engine }
+
+// outgoing is a message on its way into the inbox.
+type outgoing struct {
+	env  *deja.Envelope
+	key  deja.ID // in the ledger
+	hash [32]byte
+}
+
+// Do implements [deja.Client].
+func (c *client) Do(ctx context.Context, r deja.Request) (deja.Outcome, error) {
+	env, err := c.envelope(&r)
+	if err != nil {
+		return deja.Outcome{}, err
+	}
+	return c.do(ctx, env)
+}
+
+func (c *client) do(ctx context.Context, env *deja.Envelope) (deja.Outcome, error) {
+	m, err := c.outgoing(env)
+	if err != nil {
+		return deja.Outcome{}, err
+	}
+	// The first outcome of a known message is the answer, whatever else waits to be handled. The delivery is
+	// recorded all the same.
+	first, known, err := c.known(ctx, m)
+	if err != nil {
+		return deja.Outcome{}, err
+	}
+	at, err := c.append(ctx, []outgoing{m})
+	if known {
+		return first.outcome()
+	}
+	if err != nil {
+		return deja.Outcome{}, err
+	}
+	ps, err := c.e.partitions()
+	if err != nil {
+		return deja.Outcome{}, err
+	}
+	s, err := ps[at[0].Partition].wait(ctx, at[0].Offset)
+	if err != nil {
+		return deja.Outcome{ID: env.ID}, err
+	}
+	v, err := c.verdict(ctx, m, at[0], s)
+	if err != nil {
+		return deja.Outcome{ID: env.ID}, fmt.Errorf("%w (%w)", deja.ErrPending, err)
+	}
+	return v.outcome()
+}
+
+// Send implements [deja.Client].
+func (c *client) Send(ctx context.Context, rs ...deja.Request) ([]deja.ID, error) {
+	ids, ms := make([]deja.ID, len(rs)), make([]outgoing, len(rs))
+	for i := range rs {
+		env, err := c.envelope(&rs[i])
+		if err == nil {
+			ms[i], err = c.outgoing(env)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("request %d: %w", i, err)
+		}
+		ids[i] = env.ID
+	}
+	if _, err := c.append(ctx, ms); err != nil {
+		return nil, err
+	}
+	return ids, nil
+}
+
+// State implements [deja.Client].
+func (c *client) State(ctx context.Context, s deja.Stream, dst any) (int64, error) {
+	if err := s.Valid(); err != nil {
+		return 0, err
+	}
+	if _, err := c.e.machine.NewState(s); err != nil {
+		return 0, err
+	}
+	rows, err := c.e.store.Load(ctx, []deja.Stream{s})
+	if err != nil || len(rows) == 0 || rows[0].Version == 0 {
+		return 0, err
+	}
+	if err := json.Unmarshal(rows[0].Data, dst); err != nil {
+		return 0, fmt.Errorf("state of %s into %T: %w", s, dst, err)
+	}
+	return rows[0].Version, nil
+}
+
+// envelope makes a message of a request.
+func (c *client) envelope(r *deja.Request) (*deja.Envelope, error) {
+	if r.Command == nil {
+		return nil, errors.New("the request has no command")
+	}
+	wireName := r.Command.CommandType()
+	aggregate, err := deja.Target(wireName)
+	if err != nil {
+		return nil, err
+	}
+	payload, err := c.e.machine.Codec().Append(nil, r.Command)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", wireName, err)
+	}
+	return c.complete(&deja.Envelope{
+		ID: r.ID, Kind: deja.KindCommand, Type: wireName, Source: r.Source, Actor: r.Actor,
+		Stream:       deja.Stream{Tenant: r.Tenant, Aggregate: aggregate, Key: r.Key},
+		BusinessTime: wire.Micro(r.BusinessTime), Headers: r.Headers,
+		ContentType: c.e.machine.Codec().ContentType(), Payload: payload,
+	})
+}
+
+// complete gives a message its defaults, and checks what would otherwise only be found out in the inbox.
+func (c *client) complete(env *deja.Envelope) (*deja.Envelope, error) {
+	if env.ID.IsZero() {
+		env.ID = deja.NewID()
+	}
+	if env.Source == "" {
+		env.Source = c.e.machine.Name()
+	}
+	env.CorrelationID = env.ID
+	if err := env.ID.Valid(); err != nil {
+		return nil, fmt.Errorf("message id %s: %w", env.ID, err)
+	}
+	if err := env.Stream.Valid(); err != nil {
+		return nil, err
+	}
+	_, err := c.e.machine.NewState(env.Stream)
+	if err == nil && env.Kind == deja.KindCommand {
+		_, err = c.e.machine.Decode(env)
+	}
+	return env, err
+}
+
+func (c *client) outgoing(env *deja.Envelope) (outgoing, error) {
+	hash, err := wire.ContentHash(env)
+	if err != nil {
+		return outgoing{}, fmt.Errorf("%s: %w", env.Type, err)
+	}
+	return outgoing{env, wire.LedgerKey(c.e.machine.Name(), env), hash}, nil
+}
+
+// append puts messages into the inbox, durably.
+func (c *client) append(ctx context.Context, ms []outgoing) ([]deja.Position, error) {
+	ps, err := c.e.partitions()
+	if err != nil {
+		return nil, err
+	}
+	recs := make([]driver.Record, len(ms))
+	for i, m := range ms {
+		recs[i] = driver.Record{
+			Partition: place.Partition(m.env.Stream.Key, int32(len(ps))),
+			Key:       m.env.Stream.Key,
+			Value:     wire.AppendMessage(nil, m.env),
+		}
+	}
+	at, err := c.e.log.Append(ctx, wire.Inbox(c.e.machine.Name()), recs)
+	if err != nil {
+		return nil, fmt.Errorf("append to the inbox of %s: %w", c.e.machine.Name(), err)
+	}
+	return at, nil
+}
+
+// verdict is a settled message on its way to whoever asked.
+type verdict struct {
+	record    *wire.Record
+	duplicate bool
+	conflict  *deja.Conflict
+}
+
+// known looks for a logged outcome of a message that the ledger knows. A parked message has none yet, and a conflict
+// must go through the inbox to be recorded.
+func (c *client) known(ctx context.Context, m outgoing) (verdict, bool, error) {
+	es, err := c.e.store.Lookup(ctx, []deja.ID{m.key})
+	if err != nil || len(es) == 0 || es[0].Hash != m.hash || es[0].Status == deja.Parked {
+		return verdict{}, false, err
+	}
+	r, err := c.recorded(ctx, es[0])
+	if errors.Is(err, journal.ErrGap) {
+		return verdict{}, false, nil // decided, not logged yet
+	}
+	return verdict{record: r, duplicate: true}, err == nil, err
+}
+
+// recorded reads the decision of a ledger entry from the journal.
+func (c *client) recorded(ctx context.Context, e driver.Entry) (*wire.Record, error) {
+	at, err := c.e.store.Progress(ctx, e.Partition)
+	if err != nil {
+		return nil, err
+	}
+	latest := at.Incarnation.Number
+	if j, ok := c.e.store.(driver.Joint); ok && j.Joint(c.e.log) {
+		latest = 0
+	}
+	found, err := journal.Find(ctx, c.e.log, c.e.machine.Name(), e.Partition, e.N, latest)
+	return found.Record, err
+}
+
+// verdict turns a settlement into what is told; without one the ledger has it.
+func (c *client) verdict(ctx context.Context, m outgoing, at deja.Position, s *step.Settlement) (verdict, error) {
+	if s == nil {
+		return c.fromLedger(ctx, m, at)
+	}
+	if s.Record == nil {
+		r, err := c.recorded(ctx, s.Entry)
+		return verdict{record: r, duplicate: true}, err
+	}
+	v := verdict{record: s.Record}
+	if s.Record.Decided.Status == deja.Conflicted {
+		first := at
+		first.Offset = s.Record.First
+		v.conflict = &deja.Conflict{ID: m.env.ID, First: first, Second: at, Paths: s.Record.Paths}
+	}
+	return v, nil
+}
+
+// fromLedger answers for a message that was settled unseen: by a transaction whose commit looked failed.
+func (c *client) fromLedger(ctx context.Context, m outgoing, at deja.Position) (verdict, error) {
+	es, err := c.e.store.Lookup(ctx, []deja.ID{m.key})
+	if err != nil {
+		return verdict{}, err
+	}
+	if len(es) == 0 {
+		return verdict{}, fmt.Errorf("message %s is below the handled position, but not in the ledger", m.env.ID)
+	}
+	r, err := c.recorded(ctx, es[0])
+	if err != nil {
+		return verdict{}, err
+	}
+	v := verdict{record: r, duplicate: es[0].Offset != at.Offset}
+	if es[0].Hash != m.hash {
+		first := deja.Position{Topic: at.Topic, Partition: es[0].Partition, Offset: es[0].Offset}
+		v.conflict = &deja.Conflict{ID: m.env.ID, First: first, Second: at, Paths: c.differ(ctx, first, m.env)}
+	}
+	return v, nil
+}
+
+// differ names what differs from the first message; nil where it cannot be read.
+func (c *client) differ(ctx context.Context, first deja.Position, env *deja.Envelope) []string {
+	recs, err := c.e.log.Fetch(ctx, first, 1)
+	if err != nil {
+		return nil
+	}
+	old, err := wire.NewDecoder(c.e.machine.Name()).Message(recs[0].Value)
+	if err != nil {
+		return nil
+	}
+	return step.Differ(old, env)
+}
+
+// outcome returns what [deja.Client.Do] answers.
+func (v verdict) outcome() (deja.Outcome, error) {
+	r := v.record
+	out := deja.Outcome{
+		ID: r.Cause.ID, Duplicate: v.duplicate, Position: r.Cause.Position, Version: r.Version, Events: r.Decided.Events,
+	}
+	if v.conflict != nil {
+		return out, v.conflict
+	}
+	reason := r.Decided.Reason
+	switch r.Decided.Status {
+	case deja.Applied:
+		return out, nil
+	case deja.Rejected:
+		return out, &reason
+	case deja.Parked:
+		return out, fmt.Errorf("%w: %w", deja.ErrParked, &reason)
+	default:
+		return out, &deja.Dead{ID: out.ID, Reason: reason}
+	}
+}

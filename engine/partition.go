@@ -1,0 +1,241 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/internal/step"
+)
+
+const (
+	batchSize  = 1000 // messages a transaction
+	backoffMin = 10 * time.Millisecond
+	backoffMax = 5 * time.Second
+	maxAhead   = 10 * time.Minute // how far an append time may be ahead of our clock
+)
+
+// ErrClock is returned by Run when a message was appended in the future: decisions would take its time on, and
+// everything after them too. Set the clock of the log or of this machine right, and run again.
+var ErrClock = errors.New("a message's append time is more than ten minutes ahead of this machine's clock")
+
+// partition runs the steps of one partition, and holds those who wait for them.
+type partition struct {
+	e      *Engine
+	number int32
+	logger *slog.Logger
+
+	mu      sync.Mutex
+	told    int64 // every inbox offset below it is settled, and its outcome released
+	waiting map[int64]chan *step.Settlement
+	halted  error
+}
+
+func newPartition(e *Engine, number int32) *partition {
+	return &partition{
+		e: e, number: number, logger: e.logger.With("partition", number), waiting: map[int64]chan *step.Settlement{},
+	}
+}
+
+// run takes the partition over and handles its messages until ctx ends or it halts.
+func (p *partition) run(ctx context.Context) error {
+	p.setHalted(nil)
+	backoff := backoffMin
+	var w *step.Worker
+	for {
+		if w == nil {
+			made, err := p.e.worker(ctx, p.number)
+			if err != nil && p.stop(ctx, err) {
+				return err
+			}
+			w = made
+		}
+		if w != nil {
+			began := w.Progress().Position
+			err := p.work(ctx, w)
+			if p.stop(ctx, err) {
+				return err
+			}
+			if w.Progress().Position > began {
+				backoff = backoffMin
+			}
+		}
+		sleep(ctx, backoff/2+rand.N(backoff/2+1)) // jitter, so that workers that failed together do not come back together
+		backoff = min(2*backoff, backoffMax)
+	}
+}
+
+// stop decides whether an error ends the run, and notes why for those who wait.
+func (p *partition) stop(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return true
+	}
+	if errors.Is(err, deja.ErrHalted) || errors.Is(err, ErrClock) {
+		p.logger.Error("partition halted", "error", err)
+		p.setHalted(err)
+		return true
+	}
+	p.logger.Warn("partition works again after a fault", "error", err)
+	return false
+}
+
+// work takes the partition over and handles it until the first error.
+func (p *partition) work(ctx context.Context, w *step.Worker) error {
+	began := time.Now()
+	if err := w.Takeover(ctx); err != nil {
+		return fmt.Errorf("take over: %w", err)
+	}
+	at := w.Progress()
+	p.logger.Debug("partition taken over", "position", at.Position, "n", at.N, "took", time.Since(began))
+	ctx, cancel := context.WithCancel(ctx)
+	var fetching sync.WaitGroup
+	defer fetching.Wait()
+	defer cancel()
+	ready := make(chan fetched, 1)
+	fetching.Go(func() { p.fetch(ctx, w.Position(), ready) })
+	if err := p.settle(ctx, w, nil); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case f := <-ready:
+			if f.err != nil {
+				return f.err
+			}
+			done, err := w.Handle(ctx, f.ms)
+			if err != nil {
+				return err
+			}
+			if err := p.settle(ctx, w, done); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// settle logs what was decided, and then tells it.
+func (p *partition) settle(ctx context.Context, w *step.Worker, done []step.Settlement) error {
+	if err := w.Relay(ctx); err != nil {
+		return err
+	}
+	if err := w.Release(ctx); err != nil {
+		return err
+	}
+	if w.Released() == w.Progress().N {
+		p.tell(w.Progress().Position, done)
+	}
+	return nil
+}
+
+// fetched is a batch made ready, or why there is none.
+type fetched struct {
+	ms  []step.Message
+	err error
+}
+
+// fetch reads and prepares batches ahead of the worker, one at a time, until ctx ends or reading fails.
+func (p *partition) fetch(ctx context.Context, from deja.Position, ready chan<- fetched) {
+	prepare := step.NewPreparer(p.e.machine)
+	for ctx.Err() == nil {
+		recs, err := p.e.log.Fetch(ctx, from, batchSize)
+		f := fetched{err: err}
+		if err != nil {
+			f.err = fmt.Errorf("fetch %s: %w", from, step.Halt(err))
+		} else {
+			from.Offset = recs[len(recs)-1].Offset + 1
+			if t := recs[len(recs)-1].Time; t.After(time.Now().Add(maxAhead)) {
+				f.err = fmt.Errorf("%w: %s at offset %d", ErrClock, t, recs[len(recs)-1].Offset)
+			}
+			f.ms = prepare.Prepare(recs)
+		}
+		select {
+		case ready <- f:
+		case <-ctx.Done():
+		}
+		if f.err != nil {
+			return
+		}
+	}
+}
+
+// tell releases the outcomes of all messages below an inbox position.
+func (p *partition) tell(position int64, done []step.Settlement) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told = max(p.told, position)
+	if len(p.waiting) == 0 {
+		return
+	}
+	for i := range done {
+		if ch, ok := p.waiting[done[i].Offset]; ok {
+			ch <- &done[i]
+			delete(p.waiting, done[i].Offset)
+		}
+	}
+	for offset, ch := range p.waiting { // settled by a transaction whose commit looked failed
+		if offset < p.told {
+			close(ch)
+			delete(p.waiting, offset)
+		}
+	}
+}
+
+// wait returns the settlement of the message at an inbox offset once it is released: nil if the ledger must be asked.
+func (p *partition) wait(ctx context.Context, offset int64) (*step.Settlement, error) {
+	p.mu.Lock()
+	if offset < p.told {
+		p.mu.Unlock()
+		return nil, nil
+	}
+	if p.halted != nil {
+		defer p.mu.Unlock()
+		return nil, p.halted
+	}
+	ch := make(chan *step.Settlement, 1)
+	p.waiting[offset] = ch
+	p.mu.Unlock()
+	select {
+	case s := <-ch:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if offset < p.told {
+			return s, nil
+		}
+		return nil, p.halted
+	case <-ctx.Done():
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.waiting, offset)
+		return nil, fmt.Errorf("%w (%w)", deja.ErrPending, ctx.Err())
+	}
+}
+
+// setHalted notes why the partition stopped, and wakes those who wait.
+func (p *partition) setHalted(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.halted = err
+	if err == nil {
+		return
+	}
+	for offset, ch := range p.waiting {
+		close(ch)
+		delete(p.waiting, offset)
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,223 @@
+package step
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/canon"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+// A Difference is where a decision, made again, is not what was recorded.
+type Difference struct {
+	N        int64         // the decision
+	Message  deja.ID       // that it decided
+	Position deja.Position // of the message
+	Stream   deja.Stream
+	Path     string // of the record: status, reason, events[0].payload, …
+	Recorded string
+	Again    string
+}
+
+// Error says what differs.
+func (d *Difference) Error() string {
+	return fmt.Sprintf("decision %d of message %s at %s (%s): %s was recorded as %s, and is %s when decided again",
+		d.N, d.Message, d.Position, d.Stream, d.Path, d.Recorded, d.Again)
+}
+
+// A Verifier decides recorded messages again, each on the state that the record gives, in a place of its own: it has
+// no store. It is not safe for concurrent use.
+type Verifier struct {
+	w       *Worker
+	prepare *Preparer
+	known   map[deja.ID]driver.Entry
+	ahead   []driver.Record // inbox records read ahead
+	at      driver.Progress
+}
+
+// NewVerifier returns a verifier of a partition, at its beginning. The config's store is not used.
+func NewVerifier(ctx context.Context, cfg Config) (*Verifier, error) {
+	cfg.Store = nil
+	w, err := New(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	w.forget()
+	return &Verifier{w: w, prepare: NewPreparer(cfg.Machine), known: map[deja.ID]driver.Entry{}}, nil
+}
+
+// Check decides the next decision again. judged is false where the record was made by another build: then it is only
+// folded. The error is a *[Difference], or what kept it from being checked.
+func (v *Verifier) Check(ctx context.Context, e *journal.Entry) (judged bool, err error) {
+	rec, err := v.record(ctx, e.Cause.Position.Offset)
+	if err != nil {
+		return false, err
+	}
+	m := v.prepare.one(&rec)
+	if m.Env.ID != e.Cause.ID || m.Hash != e.Hash {
+		return true, v.difference(e, "content", fmt.Sprintf("%s %x", e.Cause.ID, e.Hash[:8]), fmt.Sprintf("%s %x", m.Env.ID, m.Hash[:8]))
+	}
+	b := v.batch(e)
+	defer func() { v.at = b.to; v.at.Time = e.Time }()
+	h, err := v.held(e.Cause.Stream)
+	if err != nil && m.dead == nil {
+		return false, err
+	}
+	if e.Build != v.w.cfg.Build || operator(e, &m) {
+		return operator(e, &m), v.take(b, e, &m, h)
+	}
+	if err := v.again(ctx, b, e, m, h); err != nil {
+		return true, err
+	}
+	if len(b.out.Records) == 0 {
+		return true, v.difference(e, "status", e.Decided.Status.String(), "duplicate")
+	}
+	if raw := b.out.Records[0].Value; string(raw) != string(e.Raw) {
+		r, err := v.w.dec.Record(v.w.cfg.Partition, raw)
+		if err != nil {
+			return true, err
+		}
+		return true, v.compare(e, r)
+	}
+	return true, nil
+}
+
+// operator reports whether a decision was an operator's, not the service's.
+func operator(e *journal.Entry, m *Message) bool {
+	return m.Env.Kind == deja.KindAct && m.dead == nil || e.Decided.Reason.Code == deja.CodeSkipped
+}
+
+// batch returns an empty batch right before a decision.
+func (v *Verifier) batch(e *journal.Entry) *batch {
+	b := v.w.newBatch()
+	b.known = v.known
+	b.to = driver.Progress{N: e.N - 1, Chain: e.Prev, Time: v.at.Time, Incarnation: e.Incarnation}
+	return b
+}
+
+// again decides as Handle does.
+func (v *Verifier) again(ctx context.Context, b *batch, e *journal.Entry, m Message, h *held) error {
+	if e.Act.IsZero() {
+		return b.settle(ctx, m)
+	}
+	b.act = &Message{Env: &deja.Envelope{ID: e.Act, Time: e.Time}}
+	if err := b.decide(m, h, e.Covers); err != nil {
+		return err
+	}
+	if b.settled[0].Entry.Status != deja.Parked {
+		b.unpark(driver.Parked{}, h)
+	}
+	return nil
+}
+
+// take folds a recorded decision without deciding it, and checks what it wrote if it was folded by this fold version.
+func (v *Verifier) take(b *batch, e *journal.Entry, m *Message, h *held) error {
+	b.to.N = e.N
+	if e.Decided.Status != deja.Conflicted {
+		v.known[m.Key] = driver.Entry{Key: m.Key, Hash: e.Hash, Partition: v.w.cfg.Partition, Offset: e.Cause.Position.Offset, N: e.N, Status: e.Decided.Status}
+	}
+	switch waits := e.Decided.Status == deja.Parked; {
+	case waits && e.Act.IsZero():
+		h.row.Parked++
+	case !waits && !e.Act.IsZero():
+		h.row.Parked--
+	}
+	if len(e.Decided.Events) == 0 {
+		return nil
+	}
+	r := *e.Record
+	r.Writes = [32]byte{}
+	next, err := b.fold(&r, h)
+	if err != nil {
+		return err
+	}
+	*h = next
+	if e.Fold == v.w.cfg.Machine.FoldVersion() && r.Writes != e.Writes {
+		return v.difference(e, "writes", fmt.Sprintf("%x", e.Writes[:8]), fmt.Sprintf("%x", r.Writes[:8]))
+	}
+	return nil
+}
+
+func (v *Verifier) held(s deja.Stream) (*held, error) {
+	if h, ok := v.w.states[s]; ok {
+		return h, nil
+	}
+	h, err := v.w.hold(driver.State{Stream: s, Partition: v.w.cfg.Partition})
+	if err == nil {
+		v.w.states[s] = h
+	}
+	return h, err
+}
+
+// record reads an inbox record, ahead of those that follow it.
+func (v *Verifier) record(ctx context.Context, offset int64) (driver.Record, error) {
+	if len(v.ahead) > 0 {
+		if i := offset - v.ahead[0].Offset; i >= 0 && i < int64(len(v.ahead)) && v.ahead[i].Offset == offset {
+			rec := v.ahead[i]
+			v.ahead = v.ahead[i:]
+			return rec, nil
+		}
+	}
+	at := deja.Position{Topic: v.w.inbox.Name, Partition: v.w.cfg.Partition, Offset: offset}
+	recs, err := v.w.cfg.Log.Fetch(ctx, at, chunk)
+	if err != nil {
+		return driver.Record{}, fmt.Errorf("read %s: %w", at, err)
+	}
+	v.ahead = recs
+	if recs[0].Offset != offset {
+		return driver.Record{}, fmt.Errorf("read %s: %w", at, driver.ErrTrimmed)
+	}
+	return recs[0], nil
+}
+
+func (v *Verifier) difference(e *journal.Entry, path, recorded, again string) error {
+	return &Difference{
+		N: e.N, Message: e.Cause.ID, Position: e.Cause.Position, Stream: e.Cause.Stream,
+		Path: path, Recorded: recorded, Again: again,
+	}
+}
+
+// compare finds the first part of two records that differs.
+func (v *Verifier) compare(e *journal.Entry, again *wire.Record) error {
+	a, b := &e.Decided, &again.Decided
+	for _, f := range []struct{ path, recorded, again string }{
+		{"status", a.Status.String(), b.Status.String()},
+		{"reason", a.Reason.Error(), b.Reason.Error()},
+		{"events", strconv.Itoa(len(a.Events)), strconv.Itoa(len(b.Events))},
+	} {
+		if f.recorded != f.again {
+			return v.difference(e, f.path, f.recorded, f.again)
+		}
+	}
+	for i := range a.Events {
+		x, y := &a.Events[i], &b.Events[i]
+		at := "events[" + strconv.Itoa(i) + "]"
+		switch {
+		case x.Type != y.Type:
+			return v.difference(e, at+".type", x.Type, y.Type)
+		case string(x.Payload) != string(y.Payload):
+			paths := canon.Differ(x.Payload, y.Payload)
+			if len(paths) > 0 {
+				at += ".payload." + paths[0]
+			}
+			return v.difference(e, at, string(x.Payload), string(y.Payload))
+		case x.ID != y.ID:
+			return v.difference(e, at+".id", x.ID.String(), y.ID.String())
+		}
+	}
+	for _, f := range []struct{ path, recorded, again string }{
+		{"version", strconv.FormatInt(e.Version, 10), strconv.FormatInt(again.Version, 10)},
+		{"writes", fmt.Sprintf("%x", e.Writes[:8]), fmt.Sprintf("%x", again.Writes[:8])},
+		{"time", e.Time.String(), again.Time.String()},
+		{"covers", strconv.FormatInt(e.Covers, 10), strconv.FormatInt(again.Covers, 10)},
+	} {
+		if f.recorded != f.again {
+			return v.difference(e, f.path, f.recorded, f.again)
+		}
+	}
+	return v.difference(e, "record", fmt.Sprintf("%x", e.Chain[:8]), fmt.Sprintf("%x", wire.Hash(wire.AppendRecord(nil, again))))
+}

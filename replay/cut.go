@@ -1,0 +1,245 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+// Clock says which time a time locator means.
+type Clock uint8
+
+// The two times of a message.
+const (
+	Decided  Clock = iota // when it was decided: rises along the log
+	Business              // the client's time: may not rise
+)
+
+// ErrNotFound is returned where a locator names nothing in the history.
+var ErrNotFound = errors.New("not in this history")
+
+// A Point is how far a partition is taken: up to decision N.
+type Point struct {
+	Partition int32
+	N         int64    // 0: nothing
+	Covers    int64    // the inbox offset up to which all was decided then; -1 with N 0
+	Offset    int64    // the decision's journal offset; -1 with N 0
+	Chain     [32]byte // the decision's hash
+	Time      time.Time
+}
+
+// A Cut is a moment of a history, partition by partition. It is no causal cut: what happened in one partition because
+// of another may be in it without its cause.
+type Cut struct {
+	service string
+	Points  []Point
+	Notes   []string // what the reader of an answer has to know
+}
+
+// String returns the cut as positions, itself a locator. Of an empty cut it is "".
+func (c Cut) String() string {
+	var parts []string
+	for _, p := range c.Points {
+		if p.N > 0 {
+			parts = append(parts, c.position(p).String())
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
+func (c Cut) position(p Point) deja.Position {
+	return deja.Position{Topic: wire.Inbox(c.service), Partition: p.Partition, Offset: p.Covers}
+}
+
+// Cut finds the moment that a locator names, without folding anything.
+func (s *Source) Cut(ctx context.Context, at Locator, by Clock) (Cut, error) {
+	lim, err := s.limits(ctx, at, by, false)
+	if err != nil {
+		return Cut{}, err
+	}
+	cut := s.emptyCut()
+	for p := range s.partitions {
+		err := s.scan(ctx, p, driver.Logged{}, func(e *journal.Entry) (bool, error) {
+			take, more := lim.admit(e)
+			if take {
+				cut.Points[p].reach(e)
+			}
+			return more, nil
+		})
+		if err != nil {
+			return cut, err
+		}
+	}
+	cut.Notes = lim.notes()
+	return cut, lim.missing()
+}
+
+func (s *Source) emptyCut() Cut {
+	cut := Cut{service: s.machine.Name(), Points: make([]Point, s.partitions)}
+	for p := range cut.Points {
+		cut.Points[p] = Point{Partition: int32(p), Covers: -1, Offset: -1}
+	}
+	return cut
+}
+
+func (p *Point) reach(e *journal.Entry) {
+	p.N, p.Covers, p.Offset, p.Chain, p.Time = e.N, e.Covers, e.Offset, e.Chain, e.Time
+}
+
+// limit decides, decision by decision in order, what a locator takes.
+type limit struct {
+	at  Locator
+	by  Clock
+	per bool // business time cuts each stream for itself
+
+	positions map[int32]deja.Position // of atPosition, and of atMessage as journal numbers
+	numbers   map[int32]int64
+	until     time.Time // for partitions that the locator does not name
+	reached   bool      // the version was seen
+	last      int64     // the highest version seen of the locator's stream
+
+	ended  map[deja.Stream]bool // by business time; the zero Stream stands for all
+	late   int64                // decisions left out although their business time is early enough
+	rising time.Time            // the latest business time so far
+	falls  int64                // decisions whose business time is before an earlier one's
+}
+
+// limits prepares a locator for this history.
+func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream bool) (*limit, error) {
+	l := &limit{at: at, by: by, per: perStream, positions: map[int32]deja.Position{}, numbers: map[int32]int64{}, ended: map[deja.Stream]bool{}}
+	switch at.kind {
+	case atPosition:
+		for _, p := range at.positions {
+			if name := s.machine.Name(); !slices.Contains([]string{"inbox", "journal", wire.Inbox(name), wire.Journal(name)}, p.Topic) {
+				return nil, fmt.Errorf("%w: %s has no topic %s; want %s or %s", ErrNotFound, name, p.Topic, wire.Inbox(name), wire.Journal(name))
+			}
+			if p.Partition >= s.partitions {
+				return nil, fmt.Errorf("%w: partition %d; there are %d", ErrNotFound, p.Partition, s.partitions)
+			}
+			l.positions[p.Partition] = p
+		}
+	case atMessage:
+		e, err := s.message(ctx, at)
+		if err != nil {
+			return nil, err
+		}
+		l.numbers[e.Partition] = e.N
+	case atVersion:
+		if _, err := s.machine.NewState(at.stream); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// message finds the one message that an ID or a prefix names.
+func (s *Source) message(ctx context.Context, at Locator) (driver.Entry, error) {
+	found, err := s.store.Find(ctx, at.lo, at.hi, 6)
+	switch {
+	case err != nil:
+		return driver.Entry{}, err
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) == 0:
+		return driver.Entry{}, fmt.Errorf("%w: no message's ID begins with %s; `log` lists them", ErrNotFound, at)
+	}
+	var ids []string
+	for _, e := range found[:min(len(found), 5)] {
+		ids = append(ids, e.Key.String())
+	}
+	if len(found) > 5 {
+		ids = append(ids, "…")
+	}
+	return driver.Entry{}, fmt.Errorf("%w: the prefix %s is not unique; it begins\n  %s", ErrNotFound, at, strings.Join(ids, "\n  "))
+}
+
+// admit tells whether a decision is taken, and whether any later one of its partition may be, or counts for a note.
+func (l *limit) admit(e *journal.Entry) (take, more bool) {
+	partition := e.Cause.Position.Partition
+	switch l.at.kind {
+	case atPosition:
+		p, ok := l.positions[partition]
+		if !ok {
+			return true, true
+		}
+		take = e.Covers <= p.Offset
+		if strings.HasSuffix(p.Topic, "journal") {
+			take = e.Offset <= p.Offset
+		}
+		return take, take
+	case atMessage:
+		n, ok := l.numbers[partition]
+		return !ok || e.N <= n, !ok || e.N < n
+	case atVersion:
+		return l.admitVersion(e)
+	case atTime:
+		if l.by == Business {
+			return l.admitBusiness(e), true
+		}
+		take = !e.Time.After(l.at.time)
+		return take, take
+	}
+	return true, true
+}
+
+func (l *limit) admitVersion(e *journal.Entry) (take, more bool) {
+	if e.Cause.Stream == l.at.stream {
+		l.last = max(l.last, e.Version)
+		l.reached = l.last >= l.at.version
+	}
+	return true, !l.reached
+}
+
+// admitBusiness ends the whole history, or each stream for itself, before its first applied decision of a later
+// business time. Messages without one go with those around them.
+func (l *limit) admitBusiness(e *journal.Entry) bool {
+	var scope deja.Stream
+	if l.per {
+		scope = e.Cause.Stream
+	}
+	t, applied := e.Cause.BusinessTime, e.Decided.Status == deja.Applied
+	if applied && !t.IsZero() {
+		if t.Before(l.rising) {
+			l.falls++
+		} else {
+			l.rising = t
+		}
+		if t.After(l.at.time) {
+			l.ended[scope] = true
+		} else if l.ended[scope] {
+			l.late++
+		}
+	}
+	return !l.ended[scope]
+}
+
+func (l *limit) notes() []string {
+	if l.at.kind != atTime || l.by != Business || l.falls == 0 {
+		return nil
+	}
+	what := "the history was"
+	if l.per {
+		what = "each stream was"
+	}
+	return []string{fmt.Sprintf("business time does not rise along the log (%d decisions are dated before an earlier one): %s cut before its first decision dated after %s, which leaves out %d later decisions dated up to it",
+		l.falls, what, l.at, l.late)}
+}
+
+// missing returns an error if the locator's stream never came to its version.
+func (l *limit) missing() error {
+	if l.at.kind != atVersion || l.reached {
+		return nil
+	}
+	if l.last == 0 {
+		return fmt.Errorf("%w: nothing was recorded for %s", ErrNotFound, l.at.stream)
+	}
+	return fmt.Errorf("%w: %s has versions 1 to %d", ErrNotFound, l.at.stream, l.last)
+}

@@ -1,0 +1,203 @@
+package replay
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/step"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+// Options say how far a replay goes, and of what.
+type Options struct {
+	To       Locator
+	By       Clock                   // what a time in To means
+	Match    func(deja.Stream) bool  // nil: every stream. A time by Business then cuts each stream for itself
+	From     *Snapshot               // nil: from the beginning
+	Progress func(done, total int64) // called now and then, from one goroutine; nil: not
+}
+
+// A KeyState is the state of one stream at a moment.
+type KeyState struct {
+	Stream   deja.Stream
+	Version  int64         // 0: nothing was recorded yet
+	Position deja.Position // the inbox position up to which all was decided when it last changed; zero at version 0
+	State    []byte        // JSON
+	Hash     Hash
+	Parked   int64
+}
+
+// A Past is a service folded up to a moment, in memory.
+type Past struct {
+	Cut      Cut
+	Messages int64 // decisions folded
+	machine  *deja.Machine
+	states   map[deja.Stream]*foldedState
+}
+
+type foldedState struct {
+	state    *deja.State
+	position deja.Position
+	parked   int64
+}
+
+// progressEvery is how many decisions pass between two reports of progress.
+const progressEvery = 5000
+
+// Fold folds the history into memory, which holds no more than the live states.
+func (s *Source) Fold(ctx context.Context, opt Options) (*Past, error) {
+	lim, err := s.limits(ctx, opt.To, opt.By, opt.Match != nil)
+	if err != nil {
+		return nil, err
+	}
+	past := &Past{Cut: s.emptyCut(), machine: s.machine, states: map[deja.Stream]*foldedState{}}
+	from := make([]driver.Logged, s.partitions)
+	if opt.From != nil {
+		if from, err = opt.From.begin(ctx, s, past); err != nil {
+			return nil, err
+		}
+	}
+	total, err := s.size(ctx)
+	if err != nil {
+		return nil, err
+	}
+	report := func() {
+		if opt.Progress != nil {
+			opt.Progress(past.Messages, total)
+		}
+	}
+	for p := range s.partitions {
+		err := s.scan(ctx, p, from[p], func(e *journal.Entry) (bool, error) {
+			take, more := lim.admit(e)
+			if !take {
+				return more, nil
+			}
+			if past.Messages++; past.Messages%progressEvery == 0 {
+				report()
+			}
+			past.Cut.Points[p].reach(e)
+			if opt.Match != nil && !opt.Match(e.Cause.Stream) {
+				return more, nil
+			}
+			return more, past.fold(e)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	report()
+	past.Cut.Notes = lim.notes()
+	return past, lim.missing()
+}
+
+// fold applies one decision.
+func (p *Past) fold(e *journal.Entry) error {
+	parks := e.Decided.Status == deja.Parked
+	if len(e.Decided.Events) == 0 && !parks && e.Act.IsZero() {
+		return nil
+	}
+	f, err := p.state(e.Cause.Stream)
+	if err != nil {
+		return err
+	}
+	switch {
+	case parks && e.Act.IsZero():
+		f.parked++
+	case !parks && !e.Act.IsZero():
+		f.parked--
+	}
+	for i := range e.Decided.Events {
+		ev := &e.Decided.Events[i]
+		if err := p.machine.Fold(f.state, ev); err != nil {
+			return fmt.Errorf("decision %d: %w", e.N, err)
+		}
+		if f.state.Version != ev.Version {
+			return fmt.Errorf("decision %d: %s is at version %d, its event says %d: %w", e.N, ev.Stream, f.state.Version, ev.Version, journal.ErrForked)
+		}
+		f.position = deja.Position{Topic: e.Cause.Position.Topic, Partition: e.Cause.Position.Partition, Offset: e.Covers}
+	}
+	return nil
+}
+
+func (p *Past) state(s deja.Stream) (*foldedState, error) {
+	if f, ok := p.states[s]; ok {
+		return f, nil
+	}
+	st, err := p.machine.NewState(s)
+	if err != nil {
+		return nil, err
+	}
+	f := &foldedState{state: st}
+	p.states[s] = f
+	return f, nil
+}
+
+// State returns the state of one stream; at version 0 the empty one.
+func (p *Past) State(s deja.Stream) (KeyState, error) {
+	f, err := p.state(s)
+	if err != nil {
+		return KeyState{}, err
+	}
+	return p.keyState(s, f)
+}
+
+func (p *Past) keyState(s deja.Stream, f *foldedState) (KeyState, error) {
+	data, err := f.state.Encode()
+	if err != nil {
+		return KeyState{}, fmt.Errorf("encode state of %s: %w", s, err)
+	}
+	k := KeyState{Stream: s, Version: f.state.Version, Position: f.position, State: data, Parked: f.parked}
+	k.Hash, err = HashState(p.machine, s, k.Version, data)
+	return k, err
+}
+
+// Each calls fn with every state that has a version, in order of streams.
+func (p *Past) Each(fn func(KeyState) error) error {
+	streams := make([]deja.Stream, 0, len(p.states))
+	for s, f := range p.states {
+		if f.state.Version > 0 {
+			streams = append(streams, s)
+		}
+	}
+	slices.SortFunc(streams, step.CompareStreams)
+	for _, s := range streams {
+		k, err := p.keyState(s, p.states[s])
+		if err == nil {
+			err = fn(k)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Hash returns the hash of all folded states.
+func (p *Past) Hash() (Hash, error) {
+	h := newHasher()
+	err := p.Each(func(k KeyState) error { h.add(k.Hash); return nil })
+	return h.sum(), err
+}
+
+// StoredState returns the present state of a stream as a store has it.
+func (s *Source) StoredState(row driver.State) (KeyState, error) {
+	k := KeyState{Stream: row.Stream, Version: row.Version, State: row.Data, Parked: row.Parked}
+	if row.Version > 0 {
+		k.Position = deja.Position{Topic: wire.Inbox(s.machine.Name()), Partition: row.Partition, Offset: row.Position}
+	} else {
+		st, err := s.machine.NewState(row.Stream)
+		if err != nil {
+			return k, err
+		}
+		if k.State, err = st.Encode(); err != nil {
+			return k, err
+		}
+	}
+	var err error
+	k.Hash, err = HashState(s.machine, row.Stream, row.Version, k.State)
+	return k, err
+}

@@ -1,0 +1,106 @@
+// Package replay folds a service's recorded decisions again: into memory, or into a clean database, up to any moment
+// of its past. It never decides, but to verify, and it has nothing in its hands through which anything could leave
+// the process: no performer, no client, no store but the one it fills.
+package replay
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+// Config says which history is replayed. All fields are required; nothing is written to log and store.
+type Config struct {
+	Service *deja.Service
+	Log     driver.Log
+	Store   driver.Reader // the ledger, which finds messages by ID
+}
+
+// A Source is a service's history, read-only. It is safe for concurrent use.
+type Source struct {
+	machine    *deja.Machine
+	log        driver.Log
+	store      driver.Reader
+	partitions int32
+}
+
+// Open returns a service's history. It does not read it yet.
+func Open(ctx context.Context, cfg Config) (*Source, error) {
+	m, err := deja.Compile(cfg.Service)
+	if err != nil {
+		return nil, err
+	}
+	topic, err := cfg.Log.Topic(ctx, wire.Journal(m.Name()))
+	if err != nil {
+		return nil, fmt.Errorf("journal of %s: %w", m.Name(), err)
+	}
+	return &Source{machine: m, log: cfg.Log, store: cfg.Store, partitions: topic.Partitions}, nil
+}
+
+// Machine returns the service's machine.
+func (s *Source) Machine() *deja.Machine { return s.machine }
+
+// scanChunk is how many journal records are read at once.
+const scanChunk = 2000
+
+// scan calls fn with the decisions of a partition from a point on, in order, until it returns false. Reading,
+// decoding and checking the chain run ahead of fn.
+func (s *Source) scan(ctx context.Context, partition int32, from driver.Logged, fn func(*journal.Entry) (bool, error)) error {
+	_, end, err := s.log.Bounds(ctx, wire.Journal(s.machine.Name()), partition)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type chunk struct {
+		entries []journal.Entry
+		err     error
+	}
+	ahead := make(chan chunk, 2)
+	go func() {
+		defer close(ahead)
+		r := journal.NewReader(s.log, s.machine.Name(), partition, from)
+		for {
+			entries, err := r.Next(ctx, end, scanChunk)
+			if len(entries) == 0 && err == nil {
+				return
+			}
+			select {
+			case ahead <- chunk{entries, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	for c := range ahead {
+		for i := range c.entries {
+			if more, err := fn(&c.entries[i]); err != nil || !more {
+				return err
+			}
+		}
+		if c.err != nil {
+			return c.err
+		}
+	}
+	return ctx.Err()
+}
+
+// size returns how many journal records all partitions have.
+func (s *Source) size(ctx context.Context) (int64, error) {
+	var n int64
+	for p := range s.partitions {
+		first, end, err := s.log.Bounds(ctx, wire.Journal(s.machine.Name()), p)
+		if err != nil {
+			return 0, err
+		}
+		n += end - first
+	}
+	return n, nil
+}

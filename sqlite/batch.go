@@ -1,0 +1,164 @@
+package sqlite
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+)
+
+// write writes a batch's tables, each in the order of its keys: neighbours share pages.
+func (t *tx) write(b *driver.Batch) error {
+	if !b.Logged {
+		if err := t.writeJournal(b.Records); err != nil {
+			return fmt.Errorf("write journal: %w", err)
+		}
+	}
+	if err := t.writeLedger(b.Ledger); err != nil {
+		return fmt.Errorf("write ledger: %w", err)
+	}
+	if err := t.writeStates(b.States); err != nil {
+		return fmt.Errorf("write states: %w", err)
+	}
+	if err := t.writeParked(b.Parked, b.Unparked); err != nil {
+		return fmt.Errorf("write parked messages: %w", err)
+	}
+	if err := t.writeRepeats(b.Repeats); err != nil {
+		return fmt.Errorf("write repeats: %w", err)
+	}
+	return nil
+}
+
+func (t *tx) writeJournal(rs []driver.JournalRecord) error {
+	if len(rs) == 0 {
+		return nil
+	}
+	if t.journal == nil {
+		topic := t.db.topics.get(t.lease.Journal.Name)
+		if topic == nil || topic.id != t.lease.Journal.ID {
+			return fmt.Errorf("%w: no topic %q of that id", driver.ErrIdentity, t.lease.Journal.Name)
+		}
+		w, err := topic.writer(t.db.conn)
+		if err != nil {
+			return err
+		}
+		t.journal, t.writer = topic, w
+	}
+	for i := range rs {
+		if n := len(rs[i].Value); n > maxRecord {
+			return fmt.Errorf("record of decision %d has %d bytes, at most %d fit: %w", rs[i].N, n, maxRecord, driver.ErrTooLarge)
+		}
+		if err := t.writer.append(rs[i].Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insertLedger replaces nothing but a parked message's entry.
+var insertLedger = fmt.Sprintf(`INSERT INTO deja_ledger (key, hash, offset, n, status) VALUES (?, ?, ?, ?, ?)
+	ON CONFLICT (key) DO UPDATE SET hash = excluded.hash, offset = excluded.offset, n = excluded.n, status = excluded.status
+	WHERE deja_ledger.status = %d`, deja.Parked)
+
+func (t *tx) writeLedger(es []driver.Entry) error {
+	if len(es) == 0 {
+		return nil
+	}
+	st, err := t.db.conn.Prepare(insertLedger)
+	if err != nil {
+		return err
+	}
+	for _, i := range t.db.order(len(es), func(i, j int32) int { return bytes.Compare(es[i].Key[:], es[j].Key[:]) }) {
+		e := &es[i]
+		st.BindBytes(1, e.Key[:])
+		st.BindBytes(2, e.Hash[:])
+		st.BindInt64(3, e.Offset)
+		st.BindInt64(4, e.N)
+		st.BindInt64(5, int64(e.Status))
+		if err := run(st); err != nil {
+			return err
+		}
+		if t.db.conn.Changes() != 1 {
+			return fmt.Errorf("ledger key %s was settled already", e.Key)
+		}
+	}
+	return nil
+}
+
+const insertState = `INSERT INTO deja_states (tenant, aggregate, key, version, data, position, n, parked) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+	ON CONFLICT (tenant, aggregate, key) DO UPDATE SET version = excluded.version, data = excluded.data,
+	position = excluded.position, n = excluded.n, parked = excluded.parked`
+
+func (t *tx) writeStates(ss []driver.State) error {
+	if len(ss) == 0 {
+		return nil
+	}
+	st, err := t.db.conn.Prepare(insertState)
+	if err != nil {
+		return err
+	}
+	for _, i := range t.db.order(len(ss), func(i, j int32) int { return compareStreams(&ss[i].Stream, &ss[j].Stream) }) {
+		s := &ss[i]
+		st.BindText(1, s.Stream.Tenant)
+		st.BindText(2, s.Stream.Aggregate)
+		st.BindText(3, s.Stream.Key)
+		st.BindInt64(4, s.Version)
+		st.BindBytes(5, s.Data)
+		st.BindInt64(6, s.Position)
+		st.BindInt64(7, s.N)
+		st.BindInt64(8, s.Parked)
+		if err := run(st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeParked deletes before it inserts: a message that is decided again may park again.
+func (t *tx) writeParked(parked, unparked []driver.Parked) error {
+	for i := range unparked {
+		if err := exec(t.db.conn, "DELETE FROM deja_parked WHERE offset = ?", unparked[i].Offset); err != nil {
+			return err
+		}
+	}
+	for i := range parked {
+		p := &parked[i]
+		if err := exec(t.db.conn, "INSERT INTO deja_parked (offset, tenant, aggregate, key, id, n) VALUES (?, ?, ?, ?, ?, ?)",
+			p.Offset, p.Stream.Tenant, p.Stream.Aggregate, p.Stream.Key, p.Key[:], p.N); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const insertRepeat = `INSERT INTO deja_repeats (key, conflict, count, first, last) VALUES (?, ?, ?, ?, ?)
+	ON CONFLICT (key, conflict) DO UPDATE SET count = count + excluded.count,
+	first = min(first, excluded.first), last = max(last, excluded.last)`
+
+func (t *tx) writeRepeats(rs []driver.Repeat) error {
+	for _, i := range t.db.order(len(rs), func(i, j int32) int { return bytes.Compare(rs[i].Key[:], rs[j].Key[:]) }) {
+		r := &rs[i]
+		if err := exec(t.db.conn, insertRepeat, r.Key[:], r.Conflict, r.Count, r.First, r.Last); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// order returns the numbers below n in an order, equal ones as they came. It is valid until the next call by the
+// gate's holder.
+func (db *DB) order(n int, compare func(i, j int32) int) []int32 {
+	db.scratch = db.scratch[:0]
+	for i := range n {
+		db.scratch = append(db.scratch, int32(i))
+	}
+	slices.SortStableFunc(db.scratch, compare)
+	return db.scratch
+}
+
+func compareStreams(a, b *deja.Stream) int {
+	return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Aggregate, b.Aggregate), cmp.Compare(a.Key, b.Key))
+}

@@ -1,0 +1,29 @@
+package sqlite
+
+import (
+	"fmt"
+
+	"zombiezen.com/go/sqlite"
+)
+
+// Exec runs a statement on the connection that writes, as somebody who tampers with the file would. It must not run
+// beside a transaction.
+func (db *DB) Exec(sql string) error { return exec(db.conn, sql) }
+
+// Int returns what a query gives, on the connection that writes.
+func (db *DB) Int(sql string) (int64, error) { return queryInt(db.conn, sql) }
+
+// LimitPages makes the disk full once the file has n pages more than now.
+func (db *DB) LimitPages(n int64) error {
+	pages, err := queryInt(db.conn, "PRAGMA page_count")
+	if err != nil {
+		return err
+	}
+	return exec(db.conn, fmt.Sprintf("PRAGMA max_page_count = %d", pages+n))
+}
+
+// FailSync does what a failed sync in a commit does.
+func (db *DB) FailSync() error { return db.noted(sqlite.ResultIOErrFsync.ToError()) }
+
+// Abandon lets the file go as the death of the process does: nothing is written back, and the lock is free.
+func (db *DB) Abandon() error { return db.lock.lock.Unlock() }

@@ -1,0 +1,86 @@
+package sqlite
+
+import (
+	"fmt"
+	"strings"
+
+	"zombiezen.com/go/sqlite"
+)
+
+// A guard decides what a statement may touch while it is compiled, on the connection that writes. It allows all until
+// it is told that the statement is a projection's.
+type guard struct {
+	mode   guardMode
+	tables map[string]bool // the projections', in lower case
+	denied string          // what the last statement was denied
+}
+
+type guardMode uint8
+
+const (
+	allowAll   guardMode = iota
+	projecting           // rows of the projections' tables only
+	creating             // what creates a projection's table and its indexes
+)
+
+// as runs fn, in which statements are of a kind, and says what was denied if one was. SQLite compiles a statement
+// anew when the schema has changed, so running one belongs in here too.
+func (g *guard) as(mode guardMode, fn func() error) error {
+	g.mode, g.denied = mode, ""
+	err := fn()
+	g.mode = allowAll
+	if err != nil && g.denied != "" {
+		return fmt.Errorf("not allowed: %s: %w", g.denied, err)
+	}
+	return err
+}
+
+// Authorize is called by SQLite for each thing that a statement touches.
+func (g *guard) Authorize(a sqlite.Action) sqlite.AuthResult {
+	if g.mode == allowAll {
+		return sqlite.AuthResultOK
+	}
+	reason := g.refuse(a)
+	if reason == "" {
+		return sqlite.AuthResultOK
+	}
+	g.denied = reason
+	return sqlite.AuthResultDeny
+}
+
+// refuse returns why a projection's statement may not do a thing, or nothing.
+func (g *guard) refuse(a sqlite.Action) string {
+	switch a.Type() {
+	case sqlite.OpSelect, sqlite.OpRecursive, sqlite.OpFunction:
+		return ""
+	case sqlite.OpRead, sqlite.OpInsert, sqlite.OpUpdate, sqlite.OpDelete:
+		return g.refuseTable(a)
+	case sqlite.OpCreateTable, sqlite.OpCreateIndex, sqlite.OpReindex:
+		if g.mode == creating && !reserved(a.Table()) {
+			return ""
+		}
+	}
+	if g.mode == creating {
+		return fmt.Sprintf("%s in a table's definition, which may create the table and its indexes", a.Type())
+	}
+	return fmt.Sprintf("%s in a projection, which may read and write rows of its tables", a.Type())
+}
+
+func (g *guard) refuseTable(a sqlite.Action) string {
+	name := strings.ToLower(a.Table())
+	switch {
+	case g.tables[name] && g.mode == projecting:
+		return ""
+	case g.mode == creating && !reserved(name), g.mode == creating && strings.HasPrefix(name, "sqlite_"):
+		return "" // SQLite's own tables hold the schema
+	case a.Type() == sqlite.OpRead && a.Column() == "" && !reserved(name):
+		return "" // the name of a subquery of which no column is read
+	}
+	return fmt.Sprintf("table %s is not one of the projections' (%s)", a.Table(), a.Type())
+}
+
+// reserved reports whether a table's name belongs to us or to SQLite.
+func reserved(name string) bool {
+	name = strings.ToLower(name)
+	return strings.HasPrefix(name, "deja_") || strings.HasPrefix(name, "sqlite_")
+}

@@ -1,0 +1,290 @@
+package sqlite
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+	"zombiezen.com/go/sqlite/sqlitex"
+)
+
+const (
+	busyTimeout = 10 * time.Second // only other programs, such as a shell, make us wait
+	readers     = 4                // connections that read beside the one that writes
+)
+
+// Open opens the database at path for writing, and creates it if there is none. The error wraps [ErrLocked],
+// [ErrCopied], [ErrNotDeja], [ErrNewer], [ErrCorrupt] or [ErrReadOnly] where one applies; nothing was written then.
+// The context bounds the opening only.
+func Open(ctx context.Context, path string) (*DB, error) { return openWriting(ctx, path, false) }
+
+// Adopt makes a copied database one of its own: it gives it a new id, and lets the next lease say that the store was
+// copied. Adopting what is no copy is harmless, and right for a copy that was made together with its lock file.
+func Adopt(ctx context.Context, path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("adopt: %w", err)
+	}
+	db, err := openWriting(ctx, path, true)
+	if err != nil {
+		return err
+	}
+	return db.Close()
+}
+
+func openWriting(ctx context.Context, path string, adopt bool) (_ *DB, err error) {
+	path, err = resolve(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := takeLock(path)
+	if err != nil {
+		return nil, err
+	}
+	c, err := openConn(path)
+	if err != nil {
+		return nil, errors.Join(opening(path, err), lock.release(true))
+	}
+	db := newDB(path)
+	db.lock, db.conn, db.guard = lock, c, new(guard)
+	if err := db.prepare(adopt); err != nil {
+		// Of a database that is not this program's, nothing may be left lying about.
+		return nil, errors.Join(opening(path, err), c.Close(), lock.release(errors.Is(err, ErrNotDeja)))
+	}
+	db.pool, err = openPool(path, sqlite.OpenReadOnly)
+	if err != nil {
+		return nil, errors.Join(opening(path, err), c.Close(), lock.release(false))
+	}
+	return db, nil
+}
+
+// resolve makes path absolute, so that it never means one of SQLite's special names.
+func resolve(ctx context.Context, path string) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	if path == "" {
+		return "", errors.New("open database: the path is empty")
+	}
+	return filepath.Abs(path)
+}
+
+// openConn opens the connection that writes. Nothing is written yet.
+func openConn(path string) (*sqlite.Conn, error) {
+	c, err := sqlite.OpenConn(path, sqlite.OpenReadWrite|sqlite.OpenCreate)
+	if err != nil {
+		return nil, err
+	}
+	c.SetBusyTimeout(busyTimeout)
+	for _, pragma := range []string{
+		"PRAGMA synchronous = FULL",
+		"PRAGMA fullfsync = ON", // on macOS a plain fsync leaves the data in the drive's cache
+		"PRAGMA checkpoint_fullfsync = ON",
+		"PRAGMA cache_size = -65536",    // kB; the ledger's working set
+		"PRAGMA wal_autocheckpoint = 0", // we checkpoint ourselves, see DB.checkpoint
+		"PRAGMA temp_store = MEMORY",
+	} {
+		if err := exec(c, pragma); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+	}
+	return c, nil
+}
+
+// prepare checks the file, then brings it to the newest format.
+func (db *DB) prepare(adopt bool) error {
+	version, err := format(db.conn)
+	if err != nil {
+		return err
+	}
+	text, err := db.lock.read()
+	if err != nil {
+		return err
+	}
+	if err := db.identify(version, text, adopt); err != nil {
+		return err
+	}
+	if err := db.setUp(version, adopt); err != nil {
+		return err
+	}
+	if err := exec(db.conn, "PRAGMA journal_mode = WAL"); err != nil {
+		return err
+	}
+	if now := (lockText{db.id, true}); text != now {
+		if err := db.lock.write(now); err != nil {
+			return err
+		}
+		if err := syncDir(db.path); err != nil {
+			return err
+		}
+	}
+	// The authorizer stays for good: setting one expires every prepared statement.
+	return db.conn.SetAuthorizer(db.guard)
+}
+
+// identify settles which database this is. It writes nothing but a fresh one's id into its lock file: if a crash
+// comes before the database is made, the next Open finds an id without a database and begins again.
+func (db *DB) identify(version int, text lockText, adopt bool) (err error) {
+	if version == 0 {
+		if text.made {
+			return fmt.Errorf("%w: it is missing or empty, but its lock file %s says that it was made; "+
+				"to begin with an empty one remove the lock file too", ErrCorrupt, db.lock.lock.Path())
+		}
+		db.id = randomText()
+		return db.lock.write(lockText{id: db.id})
+	}
+	if err := checkSize(db.conn, db.path); err != nil {
+		return err
+	}
+	db.id, err = fileID(db.conn)
+	switch {
+	case err != nil:
+		return err
+	case adopt:
+		db.id = randomText()
+	case text.id != db.id:
+		return fmt.Errorf("%w (its lock file %s is missing, empty or another database's)", ErrCopied, db.lock.lock.Path())
+	}
+	return nil
+}
+
+// setUp writes what is missing in one transaction, and reads back what is kept in memory.
+func (db *DB) setUp(version int, adopt bool) error {
+	if err := exec(db.conn, "BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	err := db.setUpTables(version, adopt)
+	if err == nil {
+		err = exec(db.conn, "COMMIT")
+	}
+	if err != nil {
+		db.rollback()
+		return err
+	}
+	if err := db.topics.load(db.conn); err != nil {
+		return err
+	}
+	return db.loadTables()
+}
+
+func (db *DB) setUpTables(version int, adopt bool) error {
+	if err := migrate(db.conn, version); err != nil {
+		return err
+	}
+	id, err := hex.DecodeString(db.id)
+	if err != nil {
+		return err
+	}
+	if version == 0 {
+		if err := exec(db.conn, "INSERT INTO deja_file (one, id) VALUES (1, ?)", id); err != nil {
+			return err
+		}
+	}
+	if err := checkLog(db.conn); err != nil {
+		return err
+	}
+	if err := repairStore(db.conn); err != nil || !adopt {
+		return err
+	}
+	// The store goes on to belong to its own log, under the log's new name.
+	if err := exec(db.conn, "UPDATE deja_binding SET cluster = ? WHERE cluster = (SELECT lower(hex(id)) FROM deja_file)", db.id); err != nil {
+		return err
+	}
+	return exec(db.conn, "UPDATE deja_file SET id = ?, copied = 1", id)
+}
+
+// OpenReadOnly opens the database at path for reading, while another process may write it. It creates nothing: if
+// there is no file, the error wraps [fs.ErrNotExist].
+func OpenReadOnly(ctx context.Context, path string) (*DB, error) {
+	path, err := resolve(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("open %s for reading: there is no database: %w", path, err)
+	case info.Size() == 0:
+		return nil, fmt.Errorf("open %s for reading: %w: the file is empty", path, ErrNotDeja)
+	}
+	db := newDB(path)
+	db.pool, err = openPool(path, sqlite.OpenReadOnly)
+	if err == nil {
+		if err = db.inspect(ctx); cannotShare(err) && !hasWAL(path) {
+			// Where the files that readers and writers share cannot be made, nobody writes.
+			err = errors.Join(db.pool.Close())
+			if err == nil {
+				db.pool, err = openPool(immutable(path), sqlite.OpenReadOnly|sqlite.OpenURI)
+			}
+			if err == nil {
+				err = db.inspect(ctx)
+			}
+		}
+	}
+	if err != nil {
+		if db.pool != nil {
+			err = errors.Join(opening(path, err), db.pool.Close())
+		}
+		return nil, err
+	}
+	return db, nil
+}
+
+// inspect checks a file that is open for reading.
+func (db *DB) inspect(ctx context.Context) error {
+	c, err := db.pool.Take(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.pool.Put(c)
+	version, err := format(c)
+	switch {
+	case err != nil:
+		return err
+	case version == 0:
+		return fmt.Errorf("%w: an empty SQLite database", ErrNotDeja)
+	case version < len(migrations):
+		return fmt.Errorf("format version %d is older than %d: open it for writing once, which brings it up to date", version, len(migrations))
+	}
+	if err := checkSize(c, db.path); err != nil {
+		return err
+	}
+	if err := checkLog(c); err != nil {
+		return err
+	}
+	db.id, err = fileID(c)
+	return err
+}
+
+func openPool(uri string, flags sqlite.OpenFlags) (*sqlitex.Pool, error) {
+	return sqlitex.NewPool(uri, sqlitex.PoolOptions{Flags: flags, PoolSize: readers, PrepareConn: func(c *sqlite.Conn) error {
+		c.SetBusyTimeout(busyTimeout)
+		return exec(c, "PRAGMA cache_size = -8192")
+	}})
+}
+
+// cannotShare reports whether SQLite could not make or open the files beside a database in WAL mode.
+func cannotShare(err error) bool {
+	switch sqlite.ErrCode(err).ToPrimary() {
+	case sqlite.ResultCantOpen, sqlite.ResultReadOnly, sqlite.ResultPerm:
+		return true
+	}
+	return false
+}
+
+func hasWAL(path string) bool {
+	info, err := os.Stat(path + "-wal")
+	return err == nil && info.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist)
+}
+
+// immutable names the file such that SQLite takes no locks and looks for no other files.
+func immutable(path string) string {
+	u := url.URL{Scheme: "file", Path: filepath.ToSlash(path), RawQuery: "immutable=1"}
+	return u.String()
+}

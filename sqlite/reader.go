@@ -1,0 +1,191 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"slices"
+
+	"zombiezen.com/go/sqlite"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+)
+
+// Progress returns how far the partition was handled.
+func (s *store) Progress(ctx context.Context, partition int32) (driver.Progress, error) {
+	var l driver.Lease
+	if partition != 0 {
+		return l.Progress, ctx.Err()
+	}
+	err := s.db.read(ctx, func(c *sqlite.Conn) error { return readLease(c, &l) })
+	return l.Progress, err
+}
+
+// Lookup returns the ledger's entries among the keys, in the order of keys.
+func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, err error) {
+	if len(keys) == 0 {
+		return nil, ctx.Err()
+	}
+	keys = slices.Clone(keys)
+	slices.SortFunc(keys, func(a, b deja.ID) int { return bytes.Compare(a[:], b[:]) })
+	keys = slices.Compact(keys)
+	err = s.db.readWarm(ctx, func(c *sqlite.Conn) error {
+		es, err = lookup(c, keys)
+		return err
+	})
+	return es, err
+}
+
+func lookup(c *sqlite.Conn, keys []deja.ID) ([]driver.Entry, error) {
+	st, err := c.Prepare("SELECT key, hash, offset, n, status FROM deja_ledger WHERE key = ?")
+	if err != nil {
+		return nil, err
+	}
+	var es []driver.Entry
+	for i := range keys {
+		st.BindBytes(1, keys[i][:])
+		found, err := st.Step()
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			es = append(es, readEntry(st))
+		}
+		if err := st.Reset(); err != nil {
+			return nil, err
+		}
+	}
+	return es, nil
+}
+
+func readEntry(st *sqlite.Stmt) (e driver.Entry) {
+	st.ColumnBytes(0, e.Key[:])
+	st.ColumnBytes(1, e.Hash[:])
+	e.Offset, e.N, e.Status = st.ColumnInt64(2), st.ColumnInt64(3), deja.Status(st.ColumnInt64(4))
+	return e
+}
+
+// Find returns entries in a range of keys.
+func (s *store) Find(ctx context.Context, lo, hi deja.ID, limit int) (es []driver.Entry, err error) {
+	err = s.db.read(ctx, func(c *sqlite.Conn) error {
+		es = nil
+		return query(c, "SELECT key, hash, offset, n, status FROM deja_ledger WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?",
+			func(st *sqlite.Stmt) error { es = append(es, readEntry(st)); return nil }, lo[:], hi[:], max(limit, 0))
+	})
+	return es, err
+}
+
+const (
+	stateColumns = "SELECT tenant, aggregate, key, version, data, position, n, parked FROM deja_states "
+	selectState  = stateColumns + "WHERE tenant = ? AND aggregate = ? AND key = ?"
+	selectStates = stateColumns + "WHERE (tenant, aggregate, key) > (?, ?, ?) ORDER BY tenant, aggregate, key LIMIT ?"
+)
+
+// Load returns the states that exist among the streams, in the order of streams.
+func (s *store) Load(ctx context.Context, streams []deja.Stream) (ss []driver.State, err error) {
+	if len(streams) == 0 {
+		return nil, ctx.Err()
+	}
+	streams = slices.Clone(streams)
+	slices.SortFunc(streams, func(a, b deja.Stream) int { return compareStreams(&a, &b) })
+	streams = slices.Compact(streams)
+	err = s.db.readWarm(ctx, func(c *sqlite.Conn) error {
+		ss, err = load(c, streams)
+		return err
+	})
+	return ss, err
+}
+
+func load(c *sqlite.Conn, streams []deja.Stream) ([]driver.State, error) {
+	st, err := c.Prepare(selectState)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		data blobs
+		ss   []driver.State
+	)
+	for i := range streams {
+		st.BindText(1, streams[i].Tenant)
+		st.BindText(2, streams[i].Aggregate)
+		st.BindText(3, streams[i].Key)
+		found, err := st.Step()
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			ss = append(ss, readState(st, streams[i], &data))
+		}
+		if err := st.Reset(); err != nil {
+			return nil, err
+		}
+	}
+	return ss, nil
+}
+
+// readState reads all but the stream, which Load's caller has given.
+func readState(st *sqlite.Stmt, stream deja.Stream, data *blobs) driver.State {
+	return driver.State{
+		Stream: stream, Version: st.ColumnInt64(3), Data: data.column(st, 4),
+		Position: st.ColumnInt64(5), N: st.ColumnInt64(6), Parked: st.ColumnInt64(7),
+	}
+}
+
+func readStream(st *sqlite.Stmt, col int) deja.Stream {
+	return deja.Stream{Tenant: st.ColumnText(col), Aggregate: st.ColumnText(col + 1), Key: st.ColumnText(col + 2)}
+}
+
+// States returns the states after a stream.
+func (s *store) States(ctx context.Context, after deja.Stream, limit int) (ss []driver.State, err error) {
+	err = s.db.read(ctx, func(c *sqlite.Conn) error {
+		var data blobs
+		ss = nil
+		return query(c, selectStates, func(st *sqlite.Stmt) error {
+			ss = append(ss, readState(st, readStream(st, 0), &data))
+			return nil
+		}, after.Tenant, after.Aggregate, after.Key, max(limit, 0))
+	})
+	return ss, err
+}
+
+const (
+	parkedColumns      = "SELECT offset, tenant, aggregate, key, id, n FROM deja_parked "
+	selectParked       = parkedColumns + "WHERE offset >= ? ORDER BY offset LIMIT ?"
+	selectParkedStream = parkedColumns + "WHERE tenant = ? AND aggregate = ? AND key = ? AND offset >= ? ORDER BY offset LIMIT ?"
+)
+
+// Parked returns parked messages in the order of their offsets.
+func (s *store) Parked(ctx context.Context, partition int32, stream deja.Stream, from int64, limit int) (ps []driver.Parked, err error) {
+	if partition != 0 {
+		return nil, ctx.Err()
+	}
+	sql, args := selectParked, []any{from, max(limit, 0)}
+	if stream != (deja.Stream{}) {
+		sql, args = selectParkedStream, []any{stream.Tenant, stream.Aggregate, stream.Key, from, max(limit, 0)}
+	}
+	err = s.db.read(ctx, func(c *sqlite.Conn) error {
+		ps = nil
+		return query(c, sql, func(st *sqlite.Stmt) error {
+			p := driver.Parked{Offset: st.ColumnInt64(0), Stream: readStream(st, 1), N: st.ColumnInt64(5)}
+			st.ColumnBytes(4, p.Key[:])
+			ps = append(ps, p)
+			return nil
+		}, args...)
+	})
+	return ps, err
+}
+
+// Repeats returns what is counted for a key.
+func (s *store) Repeats(ctx context.Context, key deja.ID) (rs []driver.Repeat, err error) {
+	err = s.db.read(ctx, func(c *sqlite.Conn) error {
+		rs = nil
+		return query(c, "SELECT conflict, count, first, last FROM deja_repeats WHERE key = ? ORDER BY conflict",
+			func(st *sqlite.Stmt) error {
+				rs = append(rs, driver.Repeat{
+					Key: key, Conflict: st.ColumnBool(0), Count: st.ColumnInt64(1), First: st.ColumnInt64(2), Last: st.ColumnInt64(3),
+				})
+				return nil
+			}, key[:])
+	})
+	return rs, err
+}

@@ -1,0 +1,152 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+)
+
+// tx is a core transaction. It holds the connection that writes, from Begin to its end.
+//
+// After any error it is done for: SQLite may have rolled it back, and the statements that follow would be committed
+// one by one. So it keeps its first error and refuses everything else.
+type tx struct {
+	db       *DB
+	lease    driver.Lease
+	token    []byte
+	sql      projector
+	journal  *topic // that records were appended to
+	writer   topicWriter
+	err      error
+	advanced bool
+	ended    bool
+}
+
+var _ driver.Tx = (*tx)(nil)
+
+var (
+	errEnded    = errors.New("the transaction has ended")
+	errAdvanced = errors.New("the transaction has advanced: nothing may be written after that")
+	errNoCommit = errors.New("commit before advance")
+)
+
+// Begin waits until no other transaction writes. The lease's fence holds from here on, as nobody else can acquire.
+func (s *store) Begin(ctx context.Context, l driver.Lease) (driver.Tx, error) {
+	db := s.db
+	if err := db.take(ctx); err != nil {
+		return nil, err
+	}
+	if err := exec(db.conn, "BEGIN IMMEDIATE"); err != nil {
+		db.release()
+		return nil, db.noted(err)
+	}
+	t := &tx{db: db, lease: l, token: random()}
+	t.sql.tx = t
+	err := fenced(db.conn, "UPDATE deja_lease SET token = ? WHERE epoch = ? AND nonce = ?", t.token, l.Epoch, l.Nonce[:])
+	if err != nil {
+		err = db.noted(err)
+		db.rollback()
+		db.release()
+		return nil, err
+	}
+	db.inTx.Store(true)
+	return t, nil
+}
+
+// check returns why nothing can be written any more.
+func (t *tx) check(ctx context.Context) error {
+	switch {
+	case t.ended:
+		return errEnded
+	case t.err != nil:
+		return t.err
+	case t.advanced:
+		return t.fail(errAdvanced)
+	case ctx.Err() != nil:
+		return t.fail(ctx.Err())
+	case t.db.conn.AutocommitEnabled():
+		return t.fail(errRolledBack)
+	}
+	return nil
+}
+
+// fail keeps the first error, and returns it.
+func (t *tx) fail(err error) error {
+	if err != nil && t.err == nil {
+		t.err = t.db.noted(err)
+	}
+	return t.err
+}
+
+// Write writes a batch at once.
+func (t *tx) Write(ctx context.Context, b *driver.Batch) error {
+	if err := t.check(ctx); err != nil {
+		return err
+	}
+	return t.fail(t.write(b))
+}
+
+// SQL returns the projections' side of the transaction.
+func (t *tx) SQL() deja.Tx { return &t.sql }
+
+// Advance moves the progress on.
+func (t *tx) Advance(ctx context.Context, from, to driver.Progress) error {
+	if err := t.check(ctx); err != nil {
+		return err
+	}
+	l := &t.lease
+	err := fenced(t.db.conn, advance,
+		to.Position, to.N, to.Chain[:], micros(to.Time), to.Incarnation.Number, to.Incarnation.Nonce[:], to.Fold,
+		l.Epoch, l.Nonce[:], t.token, from.Position, from.N, from.Chain[:])
+	if err == nil && from.Incarnation != to.Incarnation {
+		err = exec(t.db.conn, "UPDATE deja_file SET copied = 0 WHERE copied <> 0")
+	}
+	t.advanced = err == nil
+	return t.fail(err)
+}
+
+// Commit makes the transaction durable, and wakes those that wait for its journal.
+func (t *tx) Commit(ctx context.Context) error {
+	switch {
+	case t.ended:
+		return errEnded
+	case t.err == nil && !t.advanced:
+		t.err = errNoCommit
+	case t.err == nil && ctx.Err() != nil:
+		t.err = ctx.Err()
+	}
+	if t.err != nil {
+		t.end()
+		return fmt.Errorf("commit: nothing was written: %w", t.err)
+	}
+	if err := t.db.commit(); err != nil {
+		t.err = err
+		t.end()
+		return fmt.Errorf("commit: %w", err)
+	}
+	t.end()
+	if t.journal != nil {
+		t.journal.appended()
+	}
+	return nil
+}
+
+// Rollback gives everything up, whatever the context says: the connection is needed.
+func (t *tx) Rollback(context.Context) error {
+	if !t.ended {
+		t.end()
+	}
+	return nil
+}
+
+// end gives the connection back, with no transaction on it.
+func (t *tx) end() {
+	t.ended = true
+	t.sql.close()
+	t.db.rollback()
+	t.db.inTx.Store(false)
+	t.db.release()
+}
