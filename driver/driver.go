@@ -133,8 +133,8 @@ type State struct {
 	Partition int32
 	Version   int64
 	Data      []byte // as deja.State encodes it; empty at version 0
-	Position  int64  // the inbox offset up to which all was decided when it last changed
-	N         int64  // the decision that last changed it
+	Position  int64  // the inbox offset up to which all was decided when the version last changed
+	N         int64  // the decision that last changed the row
 	Parked    int64  // how many of the stream's messages are parked
 }
 

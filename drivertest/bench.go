@@ -12,16 +12,17 @@ import (
 )
 
 const (
-	caseLimit = 60 * time.Second      // a call that hangs fails its case
-	aMoment   = 30 * time.Millisecond // enough for what must not happen to happen, most times
-	plenty    = 1_000_000             // more than any case writes
+	caseLimit  = 60 * time.Second      // a call that hangs fails its case
+	fetchLimit = 5 * time.Second       // a record that was promised comes sooner, or is lost
+	aMoment    = 30 * time.Millisecond // enough for what must not happen to happen, most times
+	plenty     = 1_000_000             // more than any case writes
 )
 
 // bench is what one case works on.
 type bench struct {
 	*testing.T
 	h              Harness
-	ctx            context.Context
+	ctx            context.Context //nolint:containedctx // a case is one call, and this is its limit
 	log            driver.Log
 	store          driver.Store
 	inbox, journal driver.Topic
@@ -29,6 +30,7 @@ type bench struct {
 }
 
 func open(t *testing.T, h Harness) *bench {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), caseLimit)
 	b := &bench{T: t, h: h, ctx: ctx, page: 3}
 	b.log, b.store = h.Open(t)

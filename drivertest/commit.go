@@ -177,7 +177,7 @@ func commitDurable(b *bench) {
 	b.worker("a", 0).decide(m, 2)
 	b.holds(m)
 	if b.joint() {
-		b.holdsJournal(m, 0)
+		b.holdsJournal(m)
 	}
 }
 
@@ -185,11 +185,11 @@ func commitJointly(b *bench) {
 	m := newModel()
 	w := b.worker("a", 0)
 	w.decide(m, 3)
-	b.holdsJournal(m, 0)
+	b.holdsJournal(m)
 	wrong := w.at
 	wrong.Position++
 	b.refused(w, m, w.lease, wrong)
-	b.holdsJournal(m, 0)
+	b.holdsJournal(m)
 
 	batch, to := w.story.next(0, w.at)
 	_, err := b.log.Append(b.ctx, b.journal.Name, []driver.Record{{Value: batch.Records[0].Value}})
@@ -200,20 +200,20 @@ func commitJointly(b *bench) {
 	w.at = to
 	w.decide(m, 2)
 	b.holds(m)
-	b.holdsJournal(m, 0)
+	b.holdsJournal(m)
 }
 
-// holdsJournal fails the case unless the journal holds the model's decisions, each once.
-func (b *bench) holdsJournal(m *model, partition int32) {
+// holdsJournal fails the case unless partition 0 of the journal holds the model's decisions, each once.
+func (b *bench) holdsJournal(m *model) {
 	b.Helper()
-	first, end, err := b.log.Bounds(b.ctx, b.journal.Name, partition)
+	first, end, err := b.log.Bounds(b.ctx, b.journal.Name, 0)
 	b.must(err)
 	var want []string
-	for n := int64(1); n <= m.progress[partition].N; n++ {
-		want = append(want, m.records[place{partition, n}])
+	for n := int64(1); n <= m.progress[0].N; n++ {
+		want = append(want, m.records[place{0, n}])
 	}
 	equal(b, "records in the journal", end-first, int64(len(want)))
-	equal(b, "journal", slicesOrNil(values(fetchTopic(b, b.journal.Name, partition, first, len(want)))), want)
+	equal(b, "journal", slicesOrNil(values(fetchTopic(b, b.journal.Name, 0, first, len(want)))), want)
 }
 
 func rollback(b *bench) {

@@ -53,6 +53,7 @@ type needs struct {
 
 // Run runs the suite, each case on a log and a store of its own. A failure prints the rule that was broken.
 func Run(t *testing.T, h Harness) {
+	t.Helper()
 	for _, cases := range [][]testCase{
 		logCases, fetchCases, leaseCases, fenceCases, commitCases, ledgerCases, stateCases, recordCases, sqlCases,
 		crashCases, workerCases, modelCases,

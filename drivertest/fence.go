@@ -70,12 +70,12 @@ func fencedByLease(b *bench) {
 	m := newModel()
 	old := b.worker("old", 0)
 	old.decide(m, 3)
-	new := b.worker("new", 0)
+	now := b.worker("new", 0)
 	b.refused(old, m, old.lease, old.at)
-	new.decide(m, 1)
+	now.decide(m, 1)
 	b.refused(old, m, old.lease, old.at)
-	b.refused(old, m, old.lease, new.at) // not by knowing where the new one is
-	new.decide(m, 2)
+	b.refused(old, m, old.lease, now.at) // not by knowing where the new one is
+	now.decide(m, 2)
 	b.holds(m)
 }
 

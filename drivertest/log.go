@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -289,10 +290,14 @@ func (b *bench) fetchFrom(partition int32, from int64, n int) []driver.Record {
 
 func fetchTopic(b *bench, topic string, partition int32, from int64, n int) []driver.Record {
 	b.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, fetchLimit)
+	defer cancel()
 	var out []driver.Record
 	for len(out) < n {
-		rs, err := b.log.Fetch(b.ctx, deja.Position{Topic: topic, Partition: partition, Offset: from}, n-len(out))
-		b.must(err)
+		rs, err := b.log.Fetch(ctx, deja.Position{Topic: topic, Partition: partition, Offset: from}, n-len(out))
+		if err != nil {
+			b.Fatalf("Fetch after %d of %d records: %v", len(out), n, err)
+		}
 		if len(rs) == 0 || len(rs) > n-len(out) {
 			b.Fatalf("Fetch returned %d records, want 1 to %d", len(rs), n-len(out))
 		}

@@ -214,7 +214,9 @@ func (b *bench) holdsRecords(m *model) {
 			if i > 0 && r.N <= rs[i-1].N {
 				b.Fatalf("Unlogged returned decision %d after %d", r.N, rs[i-1].N)
 			}
-			equal(b, "kept record", string(r.Value), m.records[place{p, r.N}])
+			if want := m.records[place{p, r.N}]; string(r.Value) != want {
+				b.Fatalf("kept record of decision %d: got %q, want %q", r.N, r.Value, want)
+			}
 			if r.N == next {
 				next++
 			}

@@ -22,9 +22,10 @@ var recordCases = []testCase{
 	},
 }
 
-func (b *bench) unlogged(partition int32, after int64, most int) []int64 {
+// unlogged returns the numbers of partition 0's kept records.
+func (b *bench) unlogged(after int64, most int) []int64 {
 	b.Helper()
-	rs, err := b.store.Unlogged(b.ctx, partition, after, most)
+	rs, err := b.store.Unlogged(b.ctx, 0, after, most)
 	b.must(err)
 	var ns []int64
 	for _, r := range rs {
@@ -36,17 +37,17 @@ func (b *bench) unlogged(partition int32, after int64, most int) []int64 {
 func recordsKept(b *bench) {
 	m := newModel()
 	w := b.worker("a", 0)
-	equal(b, "records of an empty store", b.unlogged(0, 0, 10), nil)
+	equal(b, "records of an empty store", b.unlogged(0, 10), nil)
 	w.decide(m, 5)
-	equal(b, "records", b.unlogged(0, 0, 3), []int64{1, 2, 3})
-	equal(b, "records", b.unlogged(0, 3, 3), []int64{4, 5})
-	equal(b, "records", b.unlogged(0, 5, 3), nil)
+	equal(b, "records", b.unlogged(0, 3), []int64{1, 2, 3})
+	equal(b, "records", b.unlogged(3, 3), []int64{4, 5})
+	equal(b, "records", b.unlogged(5, 3), nil)
 	b.must(b.store.Logged(b.ctx, w.lease, driver.Logged{N: 3, Offset: 7}))
 	m.logged[0] = driver.Logged{N: 3, Offset: 7}
-	equal(b, "records", b.unlogged(0, 3, 3), []int64{4, 5})
+	equal(b, "records", b.unlogged(3, 3), []int64{4, 5})
 	b.holds(m)
 	w.decide(m, 2)
-	equal(b, "records", b.unlogged(0, 3, 10), []int64{4, 5, 6, 7})
+	equal(b, "records", b.unlogged(3, 10), []int64{4, 5, 6, 7})
 	b.holds(m)
 
 	batch, to := w.story.next(0, w.at)
@@ -56,7 +57,7 @@ func recordsKept(b *bench) {
 	to.N += 3
 	b.must(attempt(b.ctx, b.store, w.lease, w.at, batch, to))
 	m.commit(0, batch, to)
-	equal(b, "records", b.unlogged(0, 8, 10), []int64{9, 10, 11})
+	equal(b, "records", b.unlogged(8, 10), []int64{9, 10, 11})
 	b.holds(m)
 }
 
@@ -65,7 +66,7 @@ func loggedRises(b *bench) {
 	w := b.worker("a", 0)
 	w.decide(m, 5)
 	high := driver.Logged{N: 4, Offset: 9}
-	for _, to := range []driver.Logged{{N: 2, Offset: 3}, high, {N: 3, Offset: 5}, {}, high} {
+	for _, to := range []driver.Logged{{N: 2, Offset: 3}, high, high, {}, {N: 3, Offset: 5}} {
 		b.must(b.store.Logged(b.ctx, w.lease, to))
 		m.logged[0] = driver.Logged{N: max(m.logged[0].N, to.N), Offset: max(m.logged[0].Offset, to.Offset)}
 		b.holds(m)

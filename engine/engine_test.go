@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,70 +11,20 @@ import (
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/internal/memory"
+	"github.com/dejalog/deja/internal/till"
 )
-
-// A till counts money, and has what tests need to go wrong.
-type till struct {
-	Balance int64 `json:"balance"`
-}
-
-type (
-	put   struct{ Amount int64 }
-	take  struct{ Amount int64 }
-	crash struct{ How string }
-
-	added   struct{ Amount int64 }
-	removed struct{ Amount int64 }
-)
-
-func (put) CommandType() string   { return "till.put" }
-func (take) CommandType() string  { return "till.take" }
-func (crash) CommandType() string { return "till.crash" }
-func (added) EventType() string   { return "till.added" }
-func (removed) EventType() string { return "till.removed" }
-
-var errEmpty = deja.NewRejection("till.empty")
-
-// broken is what the crash command fails with, as long as a test says so.
-type handler struct{ broken bool }
-
-func (h *handler) service() *deja.Service {
-	agg := deja.NewAggregate("till",
-		deja.Handle(func(_ till, d *deja.Decision, c put) error { d.Record(added(c)); return nil }),
-		deja.Handle(func(s till, d *deja.Decision, c take) error {
-			if s.Balance < c.Amount {
-				return errEmpty.Because("balance %d, asked for %d", s.Balance, c.Amount)
-			}
-			d.Record(removed(c))
-			return nil
-		}),
-		deja.Handle(func(_ till, d *deja.Decision, c crash) error {
-			switch {
-			case h.broken && c.How == "panic":
-				panic("as asked")
-			case h.broken:
-				return errors.New("as asked")
-			}
-			d.Record(added{1000})
-			return nil
-		}),
-		deja.Apply(func(s *till, e added) { s.Balance += e.Amount }),
-		deja.Apply(func(s *till, e removed) { s.Balance -= e.Amount }),
-	)
-	return &deja.Service{Name: "shop", Aggregates: []deja.AnyAggregate{agg}}
-}
 
 type world struct {
-	log   driver.Log
-	store driver.Store
-	h     handler
-	eng   *engine.Engine
+	log    driver.Log
+	store  driver.Store
+	broken atomic.Bool // whether till.Crash fails
+	eng    *engine.Engine
 }
 
 // start runs an engine until the test ends.
 func (w *world) start(t *testing.T) deja.Client {
 	t.Helper()
-	eng, err := engine.New(engine.Config{Service: w.h.service(), Log: w.log, Store: w.store})
+	eng, err := engine.New(engine.Config{Service: till.Service(till.Variant{Broken: w.broken.Load}), Log: w.log, Store: w.store})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +58,7 @@ func TestDoTellsTheFirstOutcomeEveryTime(t *testing.T) {
 		c := w.start(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		req := deja.Request{ID: deja.NewID(), Key: "a", Command: put{100}}
+		req := deja.Request{ID: deja.NewID(), Key: "a", Command: till.Put{Amount: 100}}
 		first, err := c.Do(ctx, req)
 		if err != nil || first.Version != 1 || first.Duplicate || len(first.Events) != 1 {
 			t.Fatalf("got %+v, %v", first, err)
@@ -116,18 +67,18 @@ func TestDoTellsTheFirstOutcomeEveryTime(t *testing.T) {
 		if err != nil || !again.Duplicate || again.Version != 1 || again.Position != first.Position {
 			t.Fatalf("again: got %+v, %v", again, err)
 		}
-		req.Command = put{200}
+		req.Command = till.Put{Amount: 200}
 		var conflict *deja.Conflict
 		if _, err := c.Do(ctx, req); !errors.As(err, &conflict) || conflict.First != first.Position || conflict.Paths[0] != "Amount" {
 			t.Fatalf("conflict: got %v", err)
 		}
-		no := deja.Request{ID: deja.NewID(), Key: "a", Command: take{500}}
+		no := deja.Request{ID: deja.NewID(), Key: "a", Command: till.Take{Amount: 500}}
 		for range 2 {
-			if _, err := c.Do(ctx, no); !errors.Is(err, errEmpty) {
+			if _, err := c.Do(ctx, no); !errors.Is(err, till.ErrEmpty) {
 				t.Fatalf("got %v, want a refusal", err)
 			}
 		}
-		var s till
+		var s till.Till
 		if v, err := c.State(ctx, deja.Stream{Aggregate: "till", Key: "a"}, &s); err != nil || v != 1 || s.Balance != 100 {
 			t.Fatalf("state %+v at %d, %v", s, v, err)
 		}
@@ -138,26 +89,26 @@ func TestAParkedKeyIsBlockedUntilAnOperatorActs(t *testing.T) {
 	for _, how := range []string{"error", "panic"} {
 		t.Run(how, func(t *testing.T) {
 			each(t, func(t *testing.T, w *world) {
-				w.h.broken = true
+				w.broken.Store(true)
 				c := w.start(t)
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				defer cancel()
 				s := deja.Stream{Aggregate: "till", Key: "a"}
-				bad := deja.Request{ID: deja.NewID(), Key: "a", Command: crash{how}}
-				behind := deja.Request{ID: deja.NewID(), Key: "a", Command: take{900}}
+				bad := deja.Request{ID: deja.NewID(), Key: "a", Command: till.Crash{How: how}}
+				behind := deja.Request{ID: deja.NewID(), Key: "a", Command: till.Take{Amount: 900}}
 				for _, r := range []deja.Request{bad, behind, bad} {
 					if _, err := c.Do(ctx, r); !errors.Is(err, deja.ErrParked) {
 						t.Fatalf("got %v, want parked", err)
 					}
 				}
-				if _, err := c.Do(ctx, deja.Request{Key: "b", Command: put{1}}); err != nil {
+				if _, err := c.Do(ctx, deja.Request{Key: "b", Command: till.Put{Amount: 1}}); err != nil {
 					t.Fatalf("another key: %v", err)
 				}
 				act := engine.Act{Stream: s, Message: bad.ID, Actor: "ops"}
 				if err := w.eng.Retry(ctx, act); !errors.Is(err, deja.NewRejection(deja.CodeFailed)) {
 					t.Fatalf("retry of what still fails: %v", err)
 				}
-				w.h.broken = false
+				w.broken.Store(false)
 				if err := w.eng.Retry(ctx, engine.Act{Stream: s, Message: behind.ID}); !errors.Is(err, deja.NewRejection(deja.CodeNotParked)) {
 					t.Fatalf("retry of one that is not the oldest: %v", err)
 				}
@@ -169,7 +120,7 @@ func TestAParkedKeyIsBlockedUntilAnOperatorActs(t *testing.T) {
 						t.Fatalf("after the retry: %+v, %v", out, err)
 					}
 				}
-				var got till
+				var got till.Till
 				if _, err := c.State(ctx, s, &got); err != nil || got.Balance != 100 {
 					t.Fatalf("balance %d, %v; want 100", got.Balance, err)
 				}
@@ -180,12 +131,12 @@ func TestAParkedKeyIsBlockedUntilAnOperatorActs(t *testing.T) {
 
 func TestSkipGivesAMessageUp(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
-		w.h.broken = true
+		w.broken.Store(true)
 		c := w.start(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		bad := deja.Request{ID: deja.NewID(), Key: "a", Command: crash{}}
-		behind := deja.Request{ID: deja.NewID(), Key: "a", Command: put{5}}
+		bad := deja.Request{ID: deja.NewID(), Key: "a", Command: till.Crash{}}
+		behind := deja.Request{ID: deja.NewID(), Key: "a", Command: till.Put{Amount: 5}}
 		for _, r := range []deja.Request{bad, behind} {
 			if _, err := c.Do(ctx, r); !errors.Is(err, deja.ErrParked) {
 				t.Fatalf("got %v, want parked", err)

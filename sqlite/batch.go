@@ -117,17 +117,17 @@ func (t *tx) writeStates(ss []driver.State) error {
 	return nil
 }
 
-// writeParked deletes before it inserts: a message that is decided again may park again.
+// writeParked inserts before it deletes: an adopted batch may hold both for one message.
 func (t *tx) writeParked(parked, unparked []driver.Parked) error {
-	for i := range unparked {
-		if err := exec(t.db.conn, "DELETE FROM deja_parked WHERE offset = ?", unparked[i].Offset); err != nil {
-			return err
-		}
-	}
 	for i := range parked {
 		p := &parked[i]
 		if err := exec(t.db.conn, "INSERT INTO deja_parked (offset, tenant, aggregate, key, id, n) VALUES (?, ?, ?, ?, ?, ?)",
 			p.Offset, p.Stream.Tenant, p.Stream.Aggregate, p.Stream.Key, p.Key[:], p.N); err != nil {
+			return err
+		}
+	}
+	for i := range unparked {
+		if err := exec(t.db.conn, "DELETE FROM deja_parked WHERE offset = ?", unparked[i].Offset); err != nil {
 			return err
 		}
 	}

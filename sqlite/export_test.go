@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"zombiezen.com/go/sqlite"
+
+	"github.com/dejalog/deja/driver"
 )
 
 // Exec runs a statement on the connection that writes, as somebody who tampers with the file would. It must not run
@@ -27,3 +29,12 @@ func (db *DB) FailSync() error { return db.noted(sqlite.ResultIOErrFsync.ToError
 
 // Abandon lets the file go as the death of the process does: nothing is written back, and the lock is free.
 func (db *DB) Abandon() error { return db.lock.lock.Unlock() }
+
+// Of returns the database that a store is in.
+func Of(s driver.Store) *DB { return s.(*store).db }
+
+// RollBack rolls the open transaction back without its knowledge, as the engine does on a full disk.
+func (db *DB) RollBack() { db.rollback() }
+
+// StoreTables are the store's tables that a backup of it holds.
+var StoreTables = []string{"deja_lease", "deja_ledger", "deja_states", "deja_parked", "deja_repeats"}

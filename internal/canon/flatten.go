@@ -33,8 +33,9 @@ type Field struct {
 //   - What a pointer leads to is not left out either, though zero; nil is.
 //
 // So two values have the same fields if and only if they have the same JSON,
-// but for members with zero values and, except where it is an entry of a map,
-// for the difference of nil and empty.
+// except that a slice or map in a struct or slice may be nil in one and empty in
+// the other, and a pointer that is embedded nil in one and to a zero struct in
+// the other.
 //
 // The error is an [*Error] if state is not of the shape's type, or has a value
 // that [Append] refuses; keys of maps may differ only by case. The slice

@@ -117,7 +117,7 @@ func (n *node) blame(segment string, child []fault) {
 // isZero reports whether token is what the zero value of a scalar or opaque
 // type looks like.
 func (n *node) isZero(token []byte) bool {
-	return string(token) == n.zero || string(token) == "null"
+	return string(token) == n.zero || n.kind != opaque && string(token) == "null"
 }
 
 // hides reports whether a leaf with this token leaves no field.
@@ -127,6 +127,7 @@ func (r ref) hides(token []byte) bool {
 		return r.isZero(token)
 	case nonNull:
 		return string(token) == "null"
+	case always:
 	}
 	return false
 }

@@ -121,12 +121,15 @@ func TestShapeOfRefuses(t *testing.T) {
 		}](), []string{"ID: differs from id only by case"}},
 		{"case beyond ASCII", reflect.TypeFor[struct {
 			A int64 `json:"k"`
-			B int64 `json:"K"`
-		}](), []string{"K: differs from k only by case"}},
+			B int64 "json:\"\u212a\""
+		}](), []string{"[\"\u212a\"]: differs from k only by case"}},
+		{"names that encoding/json ignores", reflect.TypeFor[struct {
+			A int64 `json:"'a'"`
+		}](), []string{"A: tag"}},
 		{"names promoted twice, which JSON leaves out", reflect.TypeFor[struct {
 			Base
 			Other
-		}](), []string{"id: two fields"}},
+		}](), []string{"More: two fields"}},
 		{"names that hide promoted ones", reflect.TypeFor[struct {
 			Base
 			More string
@@ -167,9 +170,7 @@ func TestShapeOfRefuses(t *testing.T) {
 }
 
 // Other has a field of Base.
-type Other struct {
-	ID string `json:"id"`
-}
+type Other struct{ More string }
 
 // Base2 embeds itself, which encoding/json leaves out.
 type Base2 struct {

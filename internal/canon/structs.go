@@ -1,6 +1,7 @@
 package canon
 
 import (
+	"bytes"
 	"reflect"
 	"slices"
 	"strings"
@@ -26,9 +27,9 @@ func (b *builder) structure(n *node, t reflect.Type) {
 func clash(before []field, f field) []fault {
 	for _, g := range before {
 		switch {
-		case string(g.name) == string(f.name):
+		case bytes.Equal(g.name, f.name):
 			return []fault{{msg: "two fields have this JSON name, and encoding/json drops one or both; rename one"}}
-		case strings.EqualFold(string(g.name), string(f.name)):
+		case bytes.EqualFold(g.name, f.name):
 			return []fault{{msg: "differs from " + string(g.name) + " only by case, and encoding/json reads both into one; rename one"}}
 		}
 	}
@@ -48,6 +49,8 @@ func (b *builder) fields(n *node, t reflect.Type, into []reflect.Type) {
 			n.blameField(f, "is not exported, and JSON loses it; export it or keep it out of the state")
 		case inner != nil && !f.IsExported() && f.Type.Kind() == reflect.Pointer:
 			n.blameField(f, "is a pointer to an embedded unexported struct, and encoding/json cannot fill it; embed the struct itself")
+		case tag.odd:
+			n.blameField(f, "has a tag whose name encoding/json ignores; use letters, digits, _ and -")
 		case inner == nil || tag.name != "":
 			b.field(n, f, tag)
 		case slices.Contains(into, inner):
@@ -97,6 +100,7 @@ func embedded(f reflect.StructField) reflect.Type {
 // tag is what a json tag says.
 type tag struct {
 	name   string
+	odd    bool // the name is none, or one depending on the version of encoding/json
 	skip   bool
 	quoted bool
 }
@@ -104,24 +108,17 @@ type tag struct {
 func parseTag(f reflect.StructField) tag {
 	text := f.Tag.Get("json")
 	name, options, _ := strings.Cut(text, ",")
-	if !validName(name) {
-		name = ""
-	}
 	return tag{
 		name:   name,
+		odd:    strings.ContainsFunc(name, odd),
 		skip:   text == "-",
 		quoted: slices.Contains(strings.Split(options, ","), "string"),
 	}
 }
 
-// validName reports whether encoding/json takes name from a tag.
-func validName(name string) bool {
-	for _, c := range name {
-		if !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", c) {
-			return false
-		}
-	}
-	return name != ""
+// odd reports whether encoding/json takes no name from a tag that has c in it.
+func odd(c rune) bool {
+	return !unicode.IsLetter(c) && !unicode.IsDigit(c) && !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", c)
 }
 
 // segment returns the path segment of a name, with its dot.

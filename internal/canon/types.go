@@ -21,7 +21,7 @@ func (b *builder) ref(t reflect.Type, s shown) ref {
 		by, t, s = t, t.Elem(), max(s, nonNull)
 	}
 	if by != t && writesItself(by) {
-		return ref{&node{kind: opaque}, s}
+		return ref{&node{kind: opaque, zero: zeroToken(reflect.New(t))}, s}
 	}
 	return ref{b.node(t), s}
 }
@@ -44,7 +44,7 @@ func (b *builder) fill(n *node, t reflect.Type) {
 	case t.Kind() == reflect.Interface:
 		n.blame("", unfit(t))
 	case writesItself(t):
-		n.kind, n.zero = opaque, zeroToken(t)
+		n.kind, n.zero = opaque, zeroToken(reflect.Zero(t))
 	case writesItself(reflect.PointerTo(t)):
 		n.blame("", []fault{{msg: t.String() + " writes its JSON by a method of its pointer, which encoding/json skips where it has a value; use a pointer, or declare the method on the value"}})
 	default:
@@ -90,7 +90,7 @@ func (b *builder) elements(n *node, k kind, t reflect.Type, s shown) {
 
 // unfit returns the fault of the kinds that no state may have.
 func unfit(t reflect.Type) []fault {
-	why := ""
+	var why string
 	switch t.Kind() {
 	case reflect.Interface:
 		why = "is an interface, and JSON does not tell what was in it; use a concrete type"
@@ -122,11 +122,11 @@ func writesItself(t reflect.Type) bool {
 	return t.Implements(reflect.TypeFor[json.Marshaler]()) || t.Implements(reflect.TypeFor[encoding.TextMarshaler]())
 }
 
-// zeroToken returns what the zero value of an opaque type looks like, "" if it
-// cannot be written: methods may fail, and even panic, on a zero value.
-func zeroToken(t reflect.Type) (token string) {
+// zeroToken returns what zero, of an opaque type, looks like, "" if it cannot be
+// written: methods may fail, and even panic, on a zero value.
+func zeroToken(zero reflect.Value) (token string) {
 	defer func() { _ = recover() }()
-	text, err := json.Marshal(reflect.Zero(t).Interface())
+	text, err := json.Marshal(zero.Interface())
 	if err != nil {
 		return ""
 	}

@@ -13,7 +13,7 @@ import (
 // To restart after a crash, wrap what survived with another Injector.
 type Injector struct {
 	plan Plan
-	life context.Context // ends with the crash
+	life context.Context //nolint:containedctx // the process's, no call's: it ends with the crash
 	kill context.CancelCauseFunc
 
 	mu    sync.Mutex

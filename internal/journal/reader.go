@@ -91,8 +91,6 @@ func (r *Reader) take(rec driver.Record) (Entry, bool, error) {
 		r.begin(w.Incarnation)
 	case w.Incarnation.Number > r.mark.Incarnation.Number:
 		return Entry{}, false, r.errorf(rec, "%w: decision %d is of incarnation %d, which no marker began", ErrForked, w.N, w.Incarnation.Number)
-	case w.Incarnation == r.mark.Incarnation && w.N == r.mark.N && wire.Hash(rec.Value) != r.mark.Chain:
-		return Entry{}, false, r.errorf(rec, "%w: decision %d is there twice, with other content", ErrForked, w.N)
 	case w.Incarnation != r.mark.Incarnation, w.N <= r.mark.N:
 		// An older life that goes on writing, or a record that was published again.
 	case w.N > r.mark.N+1:

@@ -121,11 +121,11 @@ func (ts *tables) apply(b driver.Batch) {
 	for _, st := range b.States {
 		ts.states[st.Stream] = st
 	}
-	for _, p := range b.Unparked { // before the new ones: a message that parks again may be in both
-		delete(ts.parked, place{p.Partition, p.Offset})
-	}
 	for _, p := range b.Parked {
 		ts.parked[place{p.Partition, p.Offset}] = p
+	}
+	for _, p := range b.Unparked { // after the new ones: an adopted batch may hold both for one message
+		delete(ts.parked, place{p.Partition, p.Offset})
 	}
 	for _, r := range b.Repeats {
 		ts.count(r)

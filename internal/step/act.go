@@ -109,7 +109,7 @@ func (b *batch) again(m Message, p driver.Parked, skip bool, act deja.Act) (*dej
 func (b *batch) unpark(p driver.Parked, h *held) {
 	b.out.Unparked = append(b.out.Unparked, p)
 	h.row.Parked--
-	h.changed = true
+	h.row.N, h.changed = b.to.N, true
 }
 
 // close records the act's own decision, which moves the position past it.

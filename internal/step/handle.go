@@ -110,9 +110,19 @@ func (b *batch) lookUp(ctx context.Context, ms []Message) error {
 		return fmt.Errorf("look up the ledger: %w", err)
 	}
 	for _, e := range entries {
+		if e.N > b.from.N {
+			return errAhead(e.N, b.from.N)
+		}
 		b.known[e.Key] = e
 	}
 	return nil
+}
+
+// errAhead refuses what was read from a store that is ahead of the worker. Reading comes before the transaction: were
+// the store to go back in between, to where this worker left it, the transaction would commit what followed from
+// decisions that never were. What is not ahead is covered by the chain that the transaction compares.
+func errAhead(n, own int64) error {
+	return fmt.Errorf("%w: it has decision %d, this worker is at %d", driver.ErrFenced, n, own)
 }
 
 func (b *batch) streamsOf(ms []Message) map[deja.Stream]bool {
@@ -185,7 +195,7 @@ func (b *batch) park(m Message, h *held) {
 		Stream: m.Env.Stream, Partition: b.w.cfg.Partition, Offset: m.Env.Position.Offset, Key: m.Key, N: b.to.N,
 	})
 	h.row.Parked++
-	h.changed = true
+	h.row.N, h.changed = b.to.N, true
 }
 
 // decide lets the aggregate decide a message, folds what it recorded, and records the decision. The state in memory
@@ -320,6 +330,12 @@ func (w *Worker) commit(ctx context.Context, b *batch) error {
 	w.ahead(b.to)
 	if w.joint {
 		w.released = b.to.N
+		return nil
+	}
+	if !b.out.Logged {
+		for _, r := range b.out.Records {
+			w.chains[r.N] = wire.Hash(r.Value)
+		}
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func (b *batch) redo(e journal.Entry) error {
 	}
 	again, waits := !e.Act.IsZero(), e.Decided.Status == deja.Parked
 	b.to.Chain, b.to.N, b.to.Time, b.to.Fold = e.Chain, e.N, e.Time, w.cfg.Machine.FoldVersion()
-	b.to.Position, b.to.Incarnation = e.Covers+1, e.Incarnation
+	b.to.Position = e.Covers + 1
 	switch {
 	case e.Decided.Status == deja.Conflicted:
 		b.repeat(m.Key, e.Cause.Position.Offset, true)

@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/dejalog/deja"
@@ -19,12 +20,14 @@ const chunk = 1000
 // counts. It halts where the two tell different histories.
 func (w *Worker) Takeover(ctx context.Context) error { return w.takeOver(ctx, false) }
 
-// Rebuild takes over, empties the store, and folds it anew from the journal.
+// Rebuild takes over, empties the store, and folds it anew from the journal, whatever the store says: it is the way
+// out where the two tell different histories. Decisions that were never logged are given up; their messages are
+// decided anew.
 func (w *Worker) Rebuild(ctx context.Context) error { return w.takeOver(ctx, true) }
 
 func (w *Worker) takeOver(ctx context.Context, rebuild bool) error {
 	w.forget()
-	w.reading = nil
+	w.reading, w.chains = nil, map[int64][32]byte{}
 	lease, err := w.cfg.Store.Acquire(ctx, driver.Assignment{
 		Inbox: w.inbox, Journal: w.journal, Partition: w.cfg.Partition, Tables: w.cfg.Machine.Tables(),
 	})
@@ -32,33 +35,52 @@ func (w *Worker) takeOver(ctx context.Context, rebuild bool) error {
 		return Halt(fmt.Errorf("acquire: %w", err))
 	}
 	w.lease, w.progress = lease, lease.Progress
-	return Halt(w.meet(ctx, rebuild))
+	err = Halt(w.meet(ctx, rebuild))
+	if errors.Is(err, deja.ErrHalted) {
+		// Taken over in the middle, a worker compares an old progress with a newer journal. Only the newest lease may
+		// say that something is wrong.
+		if fenced := w.cfg.Store.Logged(ctx, lease, lease.Logged); errors.Is(fenced, driver.ErrFenced) {
+			return fenced
+		}
+	}
+	if err == nil {
+		w.ahead(w.progress)
+	}
+	return err
 }
 
 // meet compares store and journal and brings them together.
 func (w *Worker) meet(ctx context.Context, rebuild bool) error {
-	from, err := w.readFrom(ctx)
-	if err != nil {
-		return err
-	}
-	back, err := w.wentBack(ctx, from)
-	if err != nil {
-		return err
-	}
-	r := journal.NewReader(w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, from)
-	life := w.progress.Incarnation
-	if back {
-		if life, err = w.beginLife(ctx, r.Mark()); err != nil {
+	from, found := driver.Logged{}, survey{}
+	var err error
+	if !rebuild {
+		if from, err = w.readFrom(ctx); err != nil {
+			return err
+		}
+		if found, err = w.survey(ctx, from); err != nil {
 			return err
 		}
 	}
-	if rebuild || w.progress.N > 0 && w.progress.Fold != w.cfg.Machine.FoldVersion() {
+	if rebuild && !w.joint {
+		found = survey{back: true, void: true} // what the store has beyond the journal is given up, and may still be on its way
+	}
+	if found.back {
+		if err := w.publishOld(ctx, found); err != nil {
+			return err
+		}
+		if err := w.beginLife(ctx, found.end); err != nil {
+			return err
+		}
+	}
+	stale := w.progress.N > 0 && w.progress.Fold != w.cfg.Machine.FoldVersion()
+	if rebuild || stale || found.void {
 		if err := w.reset(ctx); err != nil {
 			return err
 		}
-		r = journal.NewReader(w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, driver.Logged{})
+		from = driver.Logged{}
 	}
-	if err := w.adopt(ctx, r, life); err != nil {
+	r := journal.NewReader(w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, from)
+	if err := w.adopt(ctx, r, found.back); err != nil {
 		return err
 	}
 	return w.publishFrom(ctx, r)
@@ -82,10 +104,11 @@ func (w *Worker) readFrom(ctx context.Context) (driver.Logged, error) {
 		return driver.Logged{}, err
 	}
 	if !w.joint {
-		if w.lease.Logged.Offset > end || w.lease.Logged.N > w.progress.N {
+		at := w.lease.Logged
+		if at.Offset > end || at.N > w.progress.N || at.Incarnation != w.progress.Incarnation {
 			return driver.Logged{}, nil
 		}
-		return w.lease.Logged, nil
+		return at, nil
 	}
 	p := w.progress
 	if p.N == 0 {
@@ -101,29 +124,58 @@ func (w *Worker) readFrom(ctx context.Context) (driver.Logged, error) {
 	return driver.Logged{Offset: last.Offset + 1, N: p.N, Chain: p.Chain, Incarnation: last.Incarnation}, nil
 }
 
-// wentBack looks for signs that the store is older than what it has published, or has a twin: decisions in the
-// journal that it does not have, a life that it did not begin, or less than this worker has seen in it. Where log and
-// store are one database they go back together, and only a copy has a twin.
-func (w *Worker) wentBack(ctx context.Context, from driver.Logged) (bool, error) {
-	if w.lease.Copied || w.joint {
-		return w.lease.Copied, nil
-	}
+// survey is what a take-over finds in the journal.
+type survey struct {
+	end  driver.Logged // how far it goes
+	back bool          // the store is older than what it has published, or has a twin
+	void bool          // the store has decisions that a later life began without: they never were
+}
+
+// survey looks for signs that the store went back: decisions in the journal that it does not have, a life that it did
+// not begin, or less in it than this worker has seen. Where log and store are one database they go back together,
+// and only a copy has a twin.
+func (w *Worker) survey(ctx context.Context, from driver.Logged) (survey, error) {
 	p := w.progress
-	if w.last.N > p.N || w.last.N == p.N && w.last.Chain != p.Chain {
-		return true, nil
+	if w.joint {
+		return survey{end: from, back: w.lease.Copied || p.Incarnation.Number > from.Incarnation.Number && p.N > 0}, nil
 	}
+	foreign := func(life driver.Incarnation) bool {
+		return life.Number > p.Incarnation.Number || life.Number == p.Incarnation.Number && life != p.Incarnation
+	}
+	ahead, later := false, int64(-1) // the last decision before a life later than the store's
 	r := journal.NewReader(w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, from)
-	ahead := false
 	err := w.each(ctx, r, func(entries []journal.Entry) error {
 		for _, e := range entries {
 			ahead = ahead || e.N > p.N
-			if e.N == p.N && e.Chain != p.Chain {
+			if later < 0 && foreign(e.Incarnation) {
+				later = e.N - 1
+			}
+			if e.N == p.N && e.Chain != p.Chain && later < 0 {
 				return fmt.Errorf("%w: decision %d of the store is not the journal's", journal.ErrForked, p.N)
 			}
 		}
 		return nil
 	})
-	return ahead || r.Mark().Incarnation != p.Incarnation, err
+	end := r.Mark()
+	if later < 0 && foreign(end.Incarnation) {
+		later = end.N
+	}
+	back := ahead || end.Incarnation != p.Incarnation || w.lease.Copied ||
+		w.last.N > p.N || w.last.N == p.N && w.last.Chain != p.Chain
+	return survey{end: end, back: back, void: later >= 0 && p.N > later}, err
+}
+
+// publishOld publishes what a store that went back still keeps of its life, before the next one begins: after the
+// marker it would not count any more.
+func (w *Worker) publishOld(ctx context.Context, found survey) error {
+	if w.joint || found.void || found.end.N >= w.progress.N {
+		return nil
+	}
+	if err := w.follows(ctx, found.end); err != nil {
+		return err
+	}
+	w.relayed = found.end.N
+	return w.publish(ctx)
 }
 
 // end returns the journal's end.
@@ -132,24 +184,30 @@ func (w *Worker) end(ctx context.Context) (int64, error) {
 	return end, err
 }
 
-// beginLife writes a new life's marker into the journal.
-func (w *Worker) beginLife(ctx context.Context, from driver.Logged) (driver.Incarnation, error) {
+// beginLife begins a new life: first it is announced in the store, under the lease, then its marker goes into the
+// journal. So a worker that was taken over in between writes a marker of a lower number than its successor's, and a
+// marker that the store's newest worker does not know is another store's.
+func (w *Worker) beginLife(ctx context.Context, from driver.Logged) error {
 	r := journal.NewReader(w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, from)
 	if err := w.each(ctx, r, func([]journal.Entry) error { return nil }); err != nil {
-		return driver.Incarnation{}, err
+		return err
 	}
-	life := driver.Incarnation{
+	b := w.newBatch()
+	b.to.Incarnation = driver.Incarnation{
 		Number: max(r.Mark().Incarnation.Number, w.progress.Incarnation.Number) + 1,
 		Nonce:  w.cfg.NewNonce(),
 	}
+	if err := w.commit(ctx, b); err != nil {
+		return err
+	}
 	marker := driver.Record{
 		Partition: w.cfg.Partition,
-		Value:     wire.AppendRecord(nil, &wire.Record{Incarnation: life}),
+		Value:     wire.AppendRecord(nil, &wire.Record{Incarnation: w.progress.Incarnation}),
 	}
 	if _, err := w.cfg.Log.Append(ctx, w.journal.Name, []driver.Record{marker}); err != nil {
-		return life, fmt.Errorf("begin incarnation %d: %w", life.Number, err)
+		return fmt.Errorf("begin incarnation %d: %w", w.progress.Incarnation.Number, err)
 	}
-	return life, nil
+	return nil
 }
 
 // each calls fn with all decisions up to the journal's present end.
@@ -165,8 +223,9 @@ func (w *Worker) each(ctx context.Context, r *journal.Reader, fn func([]journal.
 	return err
 }
 
-// adopt takes into the store what the journal has beyond it, then the journal's life.
-func (w *Worker) adopt(ctx context.Context, r *journal.Reader, life driver.Incarnation) error {
+// adopt takes into the store what the journal has beyond it. begun says that this store has begun a life of its own,
+// which the journal must then be in; else the store takes on the journal's.
+func (w *Worker) adopt(ctx context.Context, r *journal.Reader, begun bool) error {
 	err := w.each(ctx, r, func(entries []journal.Entry) error {
 		for len(entries) > 0 && entries[0].N <= w.progress.N {
 			entries = entries[1:]
@@ -176,19 +235,16 @@ func (w *Worker) adopt(ctx context.Context, r *journal.Reader, life driver.Incar
 		}
 		return w.redo(ctx, entries)
 	})
-	if err != nil {
+	life := r.Mark().Incarnation
+	if err != nil || life == w.progress.Incarnation {
 		return err
 	}
-	now := r.Mark().Incarnation
-	if life != w.progress.Incarnation && now != life {
-		return fmt.Errorf("%w: %s began incarnation %d while this store began %d: another store of the service is alive",
-			deja.ErrHalted, w.journal.Name, now.Number, life.Number)
-	}
-	if now == w.progress.Incarnation {
-		return nil
+	if begun {
+		return fmt.Errorf("%w: %s is in incarnation %d, and this store began %d: another store of the service is alive",
+			deja.ErrHalted, w.journal.Name, life.Number, w.progress.Incarnation.Number)
 	}
 	b := w.newBatch()
-	b.to.Incarnation = now
+	b.to.Incarnation = life
 	return w.commit(ctx, b)
 }
 
@@ -204,6 +260,11 @@ func (w *Worker) publishFrom(ctx context.Context, r *journal.Reader) error {
 	if at.N >= w.progress.N {
 		return nil
 	}
+	return w.follows(ctx, at)
+}
+
+// follows checks that what the store keeps goes on where the journal ends.
+func (w *Worker) follows(ctx context.Context, at driver.Logged) error {
 	kept, err := w.kept(ctx, at.N)
 	if err != nil {
 		return err

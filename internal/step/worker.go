@@ -53,10 +53,11 @@ type Worker struct {
 	lease    driver.Lease
 	progress driver.Progress
 	states   map[deja.Stream]*held
-	reading  *journal.Reader // of the own journal, for release; nil where log and store are one
-	released int64           // every decision up to it is logged
-	relayed  int64           // every decision up to it was appended to the journal by this worker, or read in it
-	last     driver.Progress // the furthest this worker ever saw its store
+	reading  *journal.Reader    // of the own journal, for release; nil where log and store are one
+	released int64              // every decision up to it is logged
+	relayed  int64              // every decision up to it was appended to the journal by this worker, or read in it
+	chains   map[int64][32]byte // of the decisions made and not yet released
+	last     driver.Progress    // the furthest this worker ever saw its store
 	dec      *wire.Decoder
 }
 
@@ -107,7 +108,7 @@ func (w *Worker) forget() { w.states = map[deja.Stream]*held{} }
 
 // ahead remembers the furthest point of the store, to notice one that went back.
 func (w *Worker) ahead(p driver.Progress) {
-	if p.N >= w.last.N {
+	if p.N >= w.last.N || p.Incarnation != w.last.Incarnation {
 		w.last = p
 	}
 }
@@ -142,6 +143,9 @@ func (w *Worker) load(ctx context.Context, streams map[deja.Stream]bool) error {
 	}
 	found := make(map[deja.Stream]driver.State, len(rows))
 	for _, r := range rows {
+		if r.N > w.progress.N {
+			return errAhead(r.N, w.progress.N)
+		}
 		found[r.Stream] = r
 	}
 	for _, s := range missing {

@@ -43,15 +43,21 @@ var errUnfit = errors.New("the balance after this transaction does not fit into 
 func (a Account) Enter(d *deja.Decision, c Enter) error {
 	switch c.Direction {
 	case Credit:
-		if _, ok := add(a.Balance, c.Amount); !ok {
+		if !addable(a.Balance, c.Amount) {
 			return errUnfit
 		}
-		d.Record(Credited{c.Transaction, c.Amount, c.Balance, c.Operation, c.Symbol})
+		d.Record(Credited{
+			Transaction: c.Transaction, Amount: c.Amount, Recorded: c.Balance,
+			Operation: c.Operation, Symbol: c.Symbol,
+		})
 	case Debit:
-		if _, ok := sub(a.Balance, c.Amount); !ok {
+		if !subtractable(a.Balance, c.Amount) {
 			return errUnfit
 		}
-		d.Record(Debited{c.Transaction, c.Amount, c.Balance, c.Operation, c.Symbol})
+		d.Record(Debited{
+			Transaction: c.Transaction, Amount: c.Amount, Recorded: c.Balance,
+			Operation: c.Operation, Symbol: c.Symbol,
+		})
 	default:
 		return errors.New("the direction is neither credit nor debit")
 	}
@@ -63,7 +69,7 @@ func (a Account) Deposit(d *deja.Decision, c Deposit) error {
 	if c.Amount <= 0 {
 		return ErrAmount.Because("%d is not positive", c.Amount)
 	}
-	if _, ok := add(a.Balance, c.Amount); !ok {
+	if !addable(a.Balance, c.Amount) {
 		return ErrOverflow.Because("balance %d, deposit %d", a.Balance, c.Amount)
 	}
 	d.Record(Deposited(c))
@@ -87,14 +93,8 @@ func (a *Account) debited(e Debited)     { a.Balance, a.Recorded = a.Balance-e.A
 func (a *Account) deposited(e Deposited) { a.Balance += e.Amount }
 func (a *Account) withdrawn(e Withdrawn) { a.Balance -= e.Amount }
 
-// add returns a+b, and whether it is that.
-func add(a, b int64) (sum int64, ok bool) {
-	sum = a + b
-	return sum, (sum > a) == (b > 0)
-}
+// addable reports whether a+b is within 64 bits.
+func addable(a, b int64) bool { return (a+b > a) == (b > 0) }
 
-// sub returns a-b, and whether it is that.
-func sub(a, b int64) (difference int64, ok bool) {
-	difference = a - b
-	return difference, (difference < a) == (b > 0)
-}
+// subtractable reports whether a-b is within 64 bits.
+func subtractable(a, b int64) bool { return (a-b < a) == (b > 0) }

@@ -121,10 +121,9 @@ func (c *cells) direction(column int) account.Direction {
 	return d
 }
 
-// text keeps nothing of the row's memory.
 func (c *cells) text(column int) string {
 	if !utf8.ValidString(c.row[column]) {
 		c.fail(column, "not UTF-8")
 	}
-	return strings.Clone(c.row[column])
+	return c.row[column]
 }

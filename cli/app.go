@@ -1,0 +1,111 @@
+// Package cli is the command line that every service binary has: it looks into a service's database, at any moment of
+// its past, and keeps it. It works on the embedded mode's one file, and ends there: what a service itself does, such as
+// serving HTTP, are commands of its own, which it adds.
+//
+// Data go to the standard output and all else to the standard error. With --json each answer is one object on one
+// line; those over many keys or messages are one object on a line each. Commands that read never create a file, and
+// work while a service runs in another process.
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dejalog/deja"
+)
+
+// An App is a service's program. All fields but Service may be left zero.
+type App struct {
+	Service   *deja.Service
+	Short     string                           // what the program is, in a line
+	DefaultDB string                           // where --db and DEJA_DB are not given; "" is <service>.db
+	Commands  func(*Env) []*cobra.Command      // the service's own
+	Bare      func(context.Context, *Env) error // what it does without arguments; nil: it prints its help
+}
+
+// Main runs the command that args name, of which the first is the program, and returns the code to exit with: 0 done,
+// 1 done and the answer is no, 2 wrong usage, 3 halted, locked or corrupt, 4 interrupted. It is interrupted by the end
+// of ctx.
+func (a App) Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
+	name := a.Service.Name
+	if len(args) > 0 {
+		name, args = filepath.Base(args[0]), args[1:]
+	}
+	out := bufio.NewWriter(stdout)
+	e := &Env{app: a, name: name, Stdin: stdin, Stdout: out, Stderr: stderr, getenv: getenv, colour: colours(stdout, getenv)}
+	root := e.root(name)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(out)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !e.running {
+		err = Usagef("%w\nrun `%s --help` for what there is", err, e.Program())
+	}
+	err = errors.Join(err, out.Flush())
+	return e.report(ctx, err)
+}
+
+// root returns the tree of commands.
+func (e *Env) root(name string) *cobra.Command {
+	root := &cobra.Command{
+		Use:           name,
+		Short:         e.app.Short,
+		Long:          e.app.Short + rootHelp,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		// The arguments are checked by now: what fails from here on is no wrong usage, or says so itself.
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			e.running = true
+			return e.compile()
+		},
+	}
+	root.PersistentFlags().StringVar(&e.db, "db", "", "the database `FILE` (else $DEJA_DB, else "+e.defaultDB()+")")
+	root.PersistentFlags().BoolVar(&e.json, "json", false, "answer in JSON: one object on one line, or one a line for many")
+	version := root.Flags().Bool("version", false, "print the build, as decisions record it")
+	root.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case *version:
+			return e.version()
+		case e.app.Bare != nil:
+			return e.app.Bare(cmd.Context(), e)
+		}
+		return cmd.Help()
+	}
+	if e.app.Commands != nil {
+		root.AddGroup(&cobra.Group{ID: "service", Title: "The service:"})
+		for _, c := range e.app.Commands(e) {
+			c.GroupID = "service"
+			root.AddCommand(c)
+		}
+	}
+	e.addGroup(root, "look", "Look into it:", e.logCommand(), e.showCommand(), e.stateCommand(), e.stepCommand(), e.ledgerCommand(), e.statsCommand())
+	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand())
+	e.addGroup(root, "keep", "Keep it:", e.parkedCommand(), e.rebuildCommand(), e.adoptCommand(), e.versionCommand())
+	return root
+}
+
+func (e *Env) addGroup(root *cobra.Command, id, title string, cmds ...*cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: id, Title: title})
+	for _, c := range cmds {
+		c.GroupID = id
+		root.AddCommand(c)
+	}
+}
+
+const rootHelp = `
+
+A LOCATOR names a moment of the history:
+  HEAD                    the present end
+  inbox:0:1234            all messages up to this position are handled; also journal:0:1234
+  account/576@17          the decision that brought a key to a version
+  0190163d-8694…          a message, by its ID or a unique prefix
+  1993-06-30              a time: the end of that day, in UTC
+  1993-06-30T12:00:00Z    a time; the one of decisions, unless --by business is given
+
+Exit codes: 0 done · 1 done, and the answer is no · 2 wrong usage · 3 halted, locked or corrupt · 4 interrupted`

@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"github.com/dejalog/deja"
+)
+
+// An Env is what a command runs in. It belongs to one run of the program.
+type Env struct {
+	Stdin  io.Reader
+	Stdout io.Writer // for data; buffered until the command is done
+	Stderr io.Writer // for all else
+
+	app     App
+	name    string
+	machine *deja.Machine
+	getenv  func(string) string
+	db      string
+	json    bool
+	colour  bool
+	running bool // a command has begun
+}
+
+// DB returns the path of the database that the command is about.
+func (e *Env) DB() string { return cmp.Or(e.db, e.getenv("DEJA_DB"), e.defaultDB()) }
+
+func (e *Env) defaultDB() string { return cmp.Or(e.app.DefaultDB, e.app.Service.Name+".db") }
+
+// JSON reports whether the answer is to be JSON.
+func (e *Env) JSON() bool { return e.json }
+
+// Notef tells people something that is no data: a line on the standard error.
+func (e *Env) Notef(format string, args ...any) { fmt.Fprintf(e.Stderr, format+"\n", args...) }
+
+// Program returns how this program is run again, for hints: `go run` builds it in a place that is gone afterwards.
+func (e *Env) Program() string {
+	exe, err := os.Executable()
+	info, ok := debug.ReadBuildInfo()
+	if err != nil || !ok || !strings.Contains(filepath.ToSlash(exe), "/go-build") {
+		return e.name
+	}
+	if dir, ok := strings.CutPrefix(info.Path, info.Main.Path+"/"); ok {
+		return "go run ./" + dir
+	}
+	return "go run " + info.Path
+}
+
+// hint returns a command line to try next, about the same database.
+func (e *Env) hint(args string) string {
+	line := e.Program() + " " + args
+	if e.DB() != e.defaultDB() {
+		line += " --db " + quote(e.DB())
+	}
+	return line
+}
+
+// quote returns s as one word of a shell.
+func quote(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@=,", r)
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func (e *Env) compile() error {
+	m, err := deja.Compile(e.app.Service)
+	e.machine = m
+	return err
+}

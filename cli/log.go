@@ -1,0 +1,206 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/replay"
+)
+
+// logQuery says which decisions are listed.
+type logQuery struct {
+	from, key string
+	to        moment
+	statuses  []string
+	limit     int64
+}
+
+func (e *Env) logCommand() *cobra.Command {
+	var q logQuery
+	cmd := &cobra.Command{
+		Use:   "log",
+		Short: "List the decisions, in order",
+		Long: `List the decisions, in the order in which they were made.
+
+--from and --to are locators. The answer begins with the decision that --from names; if it is a time, with the first
+one after it. It ends with the last decision up to --to.`,
+		Example: e.examples(
+			"log --limit 20",
+			"log --key "+e.exampleKey("576")+" --from 1993-06-30 --by business",
+			"log --status conflict,rejected --json",
+		),
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return e.log(cmd.Context(), &q) },
+	}
+	cmd.Flags().StringVar(&q.from, "from", "", "begin with this `LOCATOR`")
+	q.to.addFlags(cmd, "to", "end with this `LOCATOR`")
+	cmd.Flags().StringVar(&q.key, "key", "", "of this `KEY` only")
+	cmd.Flags().StringSliceVar(&q.statuses, "status", nil, "with these outcomes only: "+strings.Join(statuses(), ", "))
+	cmd.Flags().Int64Var(&q.limit, "limit", 0, "stop after `N`; 0 is all")
+	complete(cmd, "status", statuses()...)
+	return cmd
+}
+
+// statuses returns the outcomes' words.
+func statuses() (words []string) {
+	for s := deja.Applied; s <= deja.DeadLetter; s++ {
+		words = append(words, s.String())
+	}
+	return words
+}
+
+func (e *Env) log(ctx context.Context, q *logQuery) error {
+	match, err := e.matching(q)
+	if err != nil {
+		return err
+	}
+	db, err := e.OpenReader(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	first, last, err := e.span(ctx, db, q)
+	if err != nil {
+		return err
+	}
+	var found int64
+	print, end := e.logPrinter()
+	for d, err := range e.decisions(ctx, db, first, last) {
+		if err != nil {
+			return err
+		}
+		if q.limit > 0 && found == q.limit {
+			e.Notef("more after decision %d: raise --limit", d.N-1)
+			break
+		}
+		if match(d) {
+			found++
+			if err := print(d); err != nil {
+				return err
+			}
+		}
+	}
+	if err := end(); err != nil {
+		return err
+	}
+	e.Notef("%s", plural(found, "decision"))
+	return nil
+}
+
+// matching returns the query's filter, and checks all that needs no database.
+func (e *Env) matching(q *logQuery) (func(*journal.Entry) bool, error) {
+	for _, s := range q.statuses {
+		if !slices.Contains(statuses(), s) {
+			return nil, Usagef("--status %s: there are %s", s, strings.Join(statuses(), ", "))
+		}
+	}
+	var stream deja.Stream
+	var err error
+	if q.key != "" {
+		if stream, err = e.stream(q.key); err != nil {
+			return nil, err
+		}
+	}
+	if q.limit < 0 {
+		return nil, Usagef("--limit %d: want 0 or more", q.limit)
+	}
+	return func(d *journal.Entry) bool {
+		return (q.key == "" || d.Cause.Stream == stream) &&
+			(len(q.statuses) == 0 || slices.Contains(q.statuses, d.Decided.Status.String()))
+	}, q.to.parse(e)
+}
+
+// span returns the numbers of the first and the last decision.
+func (e *Env) span(ctx context.Context, db *Database, q *logQuery) (first, last int64, err error) {
+	first, last = 1, everything
+	from, err := e.locator("--from", q.from)
+	if err != nil {
+		return 0, 0, err
+	}
+	if q.from != "" {
+		cut, err := db.Source.Cut(ctx, from, q.to.clock)
+		if err != nil {
+			return 0, 0, err
+		}
+		if first = cut.Points[partition].N; from.IsTime() {
+			first++
+		}
+		e.notes(cut)
+	}
+	if q.to.text != "" {
+		cut, err := db.Source.Cut(ctx, q.to.at, q.to.clock)
+		if err != nil {
+			return 0, 0, err
+		}
+		last = cut.Points[partition].N
+		e.notes(cut)
+	}
+	at, err := db.Store.Progress(ctx, partition)
+	if err == nil && first > at.N {
+		return 1, 0, nil
+	}
+	return max(first, 1), last, err
+}
+
+// notes tells what the reader of an answer has to know about its moment.
+func (e *Env) notes(cut replay.Cut) {
+	for _, n := range cut.Notes {
+		e.Notef("note: %s", n)
+	}
+}
+
+// line is a decision in the log.
+type line struct {
+	N            int64         `json:"n"`
+	Position     deja.Position `json:"position"`
+	Time         time.Time     `json:"time"`
+	BusinessTime time.Time     `json:"business_time,omitzero"`
+	Key          string        `json:"key"`
+	Type         string        `json:"type"`
+	Status       string        `json:"status"`
+	Code         string        `json:"code,omitempty"`
+	Version      int64         `json:"version"`
+	ID           deja.ID       `json:"id"`
+}
+
+func lineOf(d *journal.Entry) line {
+	return line{
+		N: d.N, Position: d.Cause.Position, Time: d.Time, BusinessTime: d.Cause.BusinessTime, Key: keyText(d.Cause.Stream),
+		Type: d.Cause.Type, Status: d.Decided.Status.String(), Code: d.Decided.Reason.Code, Version: d.Version, ID: d.Cause.ID,
+	}
+}
+
+// keyText writes a stream; "" for the zero one, that a message which could not be read is for.
+func keyText(s deja.Stream) string {
+	if s == (deja.Stream{}) {
+		return ""
+	}
+	return s.String()
+}
+
+// logPrinter returns a function that prints a decision, and one that ends the list.
+func (e *Env) logPrinter() (print func(*journal.Entry) error, end func() error) {
+	if e.json {
+		return func(d *journal.Entry) error { return e.Answer(lineOf(d)) }, func() error { return nil }
+	}
+	const row = "%8d  %-20s  %-24s  %-24s  %-16s  %-20s  %s  %7d  %s\n"
+	begun := false
+	return func(d *journal.Entry) error {
+		if !begun {
+			head := fmt.Sprintf("%8s  %-20s  %-24s  %-24s  %-16s  %-20s  %-8s  %7s  %s", "n", "position", "time", "business time", "key", "type", "status", "version", "id")
+			fmt.Fprintln(e.Stdout, e.paint(bold, head))
+			begun = true
+		}
+		status := e.status(d.Decided.Status) + strings.Repeat(" ", 8-len(d.Decided.Status.String()))
+		_, err := fmt.Fprintf(e.Stdout, row, d.N, d.Cause.Position, stamp(d.Time), day(d.Cause.BusinessTime),
+			keyText(d.Cause.Stream), d.Cause.Type, status, d.Version, d.Cause.ID)
+		return err
+	}, func() error { return nil }
+}

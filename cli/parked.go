@@ -1,0 +1,180 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/engine"
+)
+
+func (e *Env) parkedCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "parked",
+		Short: "List the messages that wait for an operator, or act on one",
+		Long: `List the messages that wait for an operator: their handler failed, or an earlier message of their key did.
+
+A message is acted on only as the oldest parked one of its key. The act is a message like any other: it is recorded with
+who did it and why. It needs the database for itself, so stop the service first.`,
+		Example: e.examples("parked", "parked retry 0190163d --reason 'fixed in the new build'"),
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return e.parked(cmd.Context()) },
+	}
+	cmd.AddCommand(
+		e.actCommand("retry", "Decide a parked message again, and then those behind it", (*engine.Engine).Retry),
+		e.actCommand("skip", "Give a parked message up, and decide those behind it", (*engine.Engine).Skip),
+	)
+	return cmd
+}
+
+// parkedAnswer is a message that waits.
+type parkedAnswer struct {
+	ID       deja.ID       `json:"id"`
+	Key      string        `json:"key"`
+	Type     string        `json:"type"`
+	Position deja.Position `json:"position"`
+	N        int64         `json:"n"`
+	Code     string        `json:"code"`
+	Detail   string        `json:"detail,omitempty"`
+	Since    time.Time     `json:"since"`
+	Age      int64         `json:"age_seconds"`
+}
+
+func (e *Env) parked(ctx context.Context) error {
+	db, err := e.OpenReader(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var n int64
+	err = eachParked(ctx, db, func(p driver.Parked) error {
+		d, err := e.numbered(ctx, db, p.N)
+		if err != nil {
+			return err
+		}
+		n++
+		a := parkedAnswer{
+			ID: d.Cause.ID, Key: p.Stream.String(), Type: d.Cause.Type, Position: d.Cause.Position, N: p.N,
+			Code: d.Decided.Reason.Code, Detail: d.Decided.Reason.Detail, Since: d.Time, Age: int64(time.Since(d.Time).Seconds()),
+		}
+		if e.json {
+			return e.Answer(a)
+		}
+		_, err = fmt.Fprintf(e.Stdout, "%s  %-20s  %-20s  %s  %s  %s: %s\n", a.ID, a.Key, a.Type, a.Position,
+			(time.Duration(a.Age) * time.Second).String(), a.Code, a.Detail)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	e.Notef("%s parked", plural(n, "message"))
+	if n > 0 {
+		e.Notef("stop the service, then `%s` decides one again; `parked skip` gives it up", e.hint("parked retry ID --reason WHY"))
+	}
+	return nil
+}
+
+// eachParked calls fn with every parked message.
+func eachParked(ctx context.Context, db *Database, fn func(driver.Parked) error) error {
+	for from := int64(0); ; {
+		waiting, err := db.Store.Parked(ctx, partition, deja.Stream{}, from, chunk)
+		if err != nil || len(waiting) == 0 {
+			return err
+		}
+		for _, p := range waiting {
+			if err := fn(p); err != nil {
+				return err
+			}
+			from = p.Offset + 1
+		}
+	}
+}
+
+func (e *Env) actCommand(name, short string, act func(*engine.Engine, context.Context, engine.Act) error) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:     name + " ID|PREFIX",
+		Short:   short,
+		Example: e.examples("parked " + name + " 0190163d --reason 'fixed in the new build'"),
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if reason == "" {
+				return Usagef("--reason is missing: why, for the record")
+			}
+			return e.act(cmd.Context(), args[0], reason, act)
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "`WHY`, for the record")
+	return cmd
+}
+
+// actAnswer is what an act came to.
+type actAnswer struct {
+	ID     deja.ID `json:"id"`
+	Key    string  `json:"key"`
+	Status string  `json:"status"`
+	Parked int64   `json:"parked"` // messages of the key that still wait
+}
+
+func (e *Env) act(ctx context.Context, id, reason string, act func(*engine.Engine, context.Context, engine.Act) error) error {
+	at, err := e.locator("argument", id)
+	if err != nil {
+		return err
+	}
+	db, err := e.OpenWriter(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	d, err := e.decision(ctx, db, at)
+	if err != nil {
+		return err
+	}
+	err = e.Run(ctx, db, func(ctx context.Context, eng *engine.Engine) error {
+		return act(eng, ctx, engine.Act{Stream: d.Cause.Stream, Message: d.Cause.ID, Reason: reason, Actor: e.actor()})
+	})
+	rejection, refused := errors.AsType[*deja.Rejection](err)
+	if err != nil && !refused {
+		return err
+	}
+	if err := e.printAct(ctx, db, at.String(), &d.Cause); err != nil {
+		return err
+	}
+	if refused {
+		return Nof("%w; `%s` lists what waits", rejection, e.hint("parked"))
+	}
+	return nil
+}
+
+func (e *Env) printAct(ctx context.Context, db *Database, id string, cause *deja.Envelope) error {
+	at, err := e.locator("argument", id)
+	if err != nil {
+		return err
+	}
+	now, err := e.decision(ctx, db, at)
+	if err != nil {
+		return err
+	}
+	a := actAnswer{ID: cause.ID, Key: cause.Stream.String(), Status: now.Decided.Status.String()}
+	rows, err := db.Store.Load(ctx, []deja.Stream{cause.Stream})
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		a.Parked = row.Parked
+	}
+	if e.json {
+		return e.Answer(a)
+	}
+	_, err = fmt.Fprintf(e.Stdout, "%s  %s  %s; of its key %s parked\n", a.ID, a.Key, a.Status, plural(a.Parked, "message"))
+	return err
+}
+
+// actor returns who runs the program.
+func (e *Env) actor() string { return cmp.Or(e.getenv("USER"), e.getenv("LOGNAME"), "operator") }

@@ -1,0 +1,63 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dejalog/deja/replay"
+)
+
+func (e *Env) rebuildCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rebuild",
+		Short: "Make the store anew from inbox and journal",
+		Long: `Make the store anew from inbox and journal: ledger, states and projections are emptied and folded again, in place.
+
+Nothing is decided again, and nothing can be lost: the store is a cache of the log. It needs the database for itself, so
+stop the service first.`,
+		Example: e.examples("rebuild", "rebuild --db bank.db --json"),
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return e.rebuild(cmd.Context()) },
+	}
+}
+
+// rebuildAnswer is what a rebuild came to.
+type rebuildAnswer struct {
+	Messages int64       `json:"messages"` // decisions folded
+	Before   replay.Hash `json:"state_hash_before"`
+	After    replay.Hash `json:"state_hash"`
+	Seconds  float64     `json:"seconds"`
+}
+
+func (e *Env) rebuild(ctx context.Context) error {
+	db, err := e.OpenWriter(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	var a rebuildAnswer
+	if a.Before, err = replay.HashStore(ctx, e.machine, db.Store); err != nil {
+		e.Notef("the store as it was cannot be read: %s", err)
+	}
+	tell, end := e.Progress("rebuilding")
+	began := time.Now()
+	a.Messages, err = db.Source.Rebuild(ctx, replay.Target{Log: db.Log, Store: db.Store}, tell)
+	end()
+	if err != nil {
+		e.Notef("the store is not finished: the service goes on with it when it runs, as does the same command")
+		return err
+	}
+	a.Seconds = time.Since(began).Seconds()
+	if a.After, err = replay.HashStore(ctx, e.machine, db.Store); err != nil {
+		return err
+	}
+	if a.After != a.Before {
+		e.Notef("the store was not what its journal says; it is now")
+	}
+	if e.json {
+		return e.Answer(a)
+	}
+	return e.fields("messages", a.Messages, "state hash before", a.Before, "state hash after", a.After, "seconds", a.Seconds)
+}

@@ -1,0 +1,186 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dejalog/deja/replay"
+	"github.com/dejalog/deja/sqlite"
+)
+
+// partialSuffix names the file that lies beside a replay which is not finished.
+const partialSuffix = ".partial"
+
+func (e *Env) replayCommand() *cobra.Command {
+	var to moment
+	var into, from string
+	cmd := &cobra.Command{
+		Use:   "replay",
+		Short: "Fold the history again, into memory or a clean database",
+		Long: `Fold the recorded decisions again, up to a moment, and print the hash of all states: it is that of the live store then.
+
+With --into the past becomes a database of its own, which answers state, log and all the rest as the original did then.
+It can be read, and goes on living only once it is adopted. A replay that was interrupted goes on if it is run again.
+With --from a replay into memory begins at a snapshot instead of at the beginning.`,
+		Example: e.examples(
+			"replay",
+			"replay --to 1995-12-31 --by business --into past.db",
+			"replay --from snapshot.db --json",
+		),
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := to.parse(e); err != nil {
+				return err
+			}
+			switch {
+			case into != "" && from != "":
+				return Usagef("--from speeds a replay into memory up; a replay into a file copies the whole past, so leave it out")
+			case into != "":
+				return e.replayInto(cmd.Context(), &to, into)
+			}
+			return e.replayInMemory(cmd.Context(), &to, from)
+		},
+	}
+	to.addFlags(cmd, "to", "how far, a `LOCATOR`")
+	cmd.Flags().StringVar(&into, "into", "", "make this `FILE`, which must not be there")
+	cmd.Flags().StringVar(&from, "from", "", "begin at this snapshot, a `FILE`")
+	return cmd
+}
+
+// replayAnswer says what a replay came to.
+type replayAnswer struct {
+	Messages  int64       `json:"messages"` // decisions that the past has
+	Position  string      `json:"position"`
+	StateHash replay.Hash `json:"state_hash"`
+	Seconds   float64     `json:"seconds"`
+}
+
+func (e *Env) printReplay(a replayAnswer) error {
+	if e.json {
+		return e.Answer(a)
+	}
+	return e.fields("messages", a.Messages, "position", a.Position, "state hash", a.StateHash,
+		"seconds", fmt.Sprintf("%.3f (%.0f messages a second)", a.Seconds, float64(a.Messages)/max(a.Seconds, 1e-6)))
+}
+
+func (e *Env) replayInMemory(ctx context.Context, to *moment, from string) (err error) {
+	db, err := e.OpenReader(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	opt := replay.Options{To: to.at, By: to.clock}
+	if from != "" {
+		snapshot, closeIt, err := e.openSnapshot(ctx, from)
+		if err != nil {
+			return err
+		}
+		defer closeIt()
+		opt.From = snapshot
+	}
+	a, err := e.Replay(ctx, db, opt)
+	if err != nil {
+		return err
+	}
+	return e.printReplay(a)
+}
+
+// Replay folds a history into memory.
+func (e *Env) Replay(ctx context.Context, db *Database, opt replay.Options) (a replayAnswer, err error) {
+	tell, end := e.Progress("replaying")
+	opt.Progress = tell
+	began := time.Now()
+	past, err := db.Source.Fold(ctx, opt)
+	end()
+	if err != nil {
+		return a, err
+	}
+	e.notes(past.Cut)
+	hash, err := past.Hash()
+	return replayAnswer{past.Messages, past.Cut.String(), hash, time.Since(began).Seconds()}, err
+}
+
+func (e *Env) replayInto(ctx context.Context, to *moment, into string) error {
+	db, err := e.OpenReader(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	a, err := e.Into(ctx, db, into, replay.Options{To: to.at, By: to.clock})
+	if err != nil {
+		return err
+	}
+	if err := e.printReplay(a); err != nil {
+		return err
+	}
+	e.Notef("%s is a past: every command reads it with --db %s", into, quote(into))
+	return nil
+}
+
+// Into fills the file at path with a past, which ends read-only: its lock file goes, so that it counts as a copy
+// until somebody adopts it.
+func (e *Env) Into(ctx context.Context, db *Database, path string, opt replay.Options) (a replayAnswer, err error) {
+	if err := claim(path); err != nil {
+		return a, err
+	}
+	began := time.Now()
+	target, err := sqlite.Open(ctx, path)
+	if err != nil {
+		return a, err
+	}
+	tell, end := e.Progress("replaying into " + path)
+	opt.Progress = tell
+	cut, n, err := db.Source.Into(ctx, replay.Target{Log: target.Log(), Store: target.Store()}, opt)
+	end()
+	if err == nil {
+		e.notes(cut)
+		a.Messages, a.Position = n, cut.String()
+		a.StateHash, err = replay.HashStore(ctx, e.machine, target.Store())
+	}
+	if err = errors.Join(err, target.Close()); err != nil {
+		e.Notef("%s is not finished: the same command goes on with it", path)
+		return a, err
+	}
+	if err := seal(path, a.StateHash); err != nil {
+		return a, err
+	}
+	a.Seconds = time.Since(began).Seconds()
+	return a, nil
+}
+
+// claim makes sure that a file may be filled: it is not there, or what an earlier replay left unfinished.
+func claim(path string) error {
+	switch _, err := os.Stat(path + partialSuffix); {
+	case err == nil:
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	for _, name := range []string{path, path + ".lock"} {
+		if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+			return Usagef("--into %s: %s is there already; name a new file, or remove it first", path, name)
+		}
+	}
+	f, err := os.OpenFile(path+partialSuffix, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// seal ends a replay into a file: it notes the hash of its states, and makes it read-only.
+func seal(path string, h replay.Hash) error {
+	if err := noteHash(path, h); err != nil {
+		return err
+	}
+	if err := os.Remove(path + ".lock"); err != nil {
+		return err
+	}
+	return os.Remove(path + partialSuffix)
+}

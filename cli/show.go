@@ -1,0 +1,268 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/wire"
+	"github.com/dejalog/deja/replay"
+)
+
+func (e *Env) showCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show ID|PREFIX|POSITION",
+		Short: "Show one message: what it said, and what was decided",
+		Long: `Show one message: its envelope and payload, the decision with its events, and how often it came again.
+
+Any LOCATOR will do: of a message, by its ID or a prefix; of a position in the inbox, the message there; else the last
+message that was decided up to it.`,
+		Example: e.examples("show 0190163d", "show inbox:0:1234", "show "+e.exampleKey("576")+"@17 --json"),
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			at, err := e.locator("argument", args[0])
+			if err != nil {
+				return err
+			}
+			db, err := e.OpenReader(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			return e.show(cmd.Context(), db, at)
+		},
+	}
+}
+
+// showAnswer is a message and what became of it.
+type showAnswer struct {
+	ID            deja.ID           `json:"id"`
+	Kind          string            `json:"kind"`
+	Type          string            `json:"type"`
+	Key           string            `json:"key"`
+	Source        string            `json:"source"`
+	Actor         string            `json:"actor,omitempty"`
+	Position      deja.Position     `json:"position"`
+	Time          time.Time         `json:"time"` // when it was appended
+	BusinessTime  time.Time         `json:"business_time,omitzero"`
+	CausationID   deja.ID           `json:"causation_id,omitzero"`
+	CorrelationID deja.ID           `json:"correlation_id,omitzero"`
+	Headers       map[string]string `json:"headers,omitempty"`
+	ContentType   string            `json:"content_type,omitempty"`
+	Payload       json.RawMessage   `json:"payload,omitempty"`
+	Decision      *decisionAnswer   `json:"decision"` // null: not decided yet
+	Duplicates    int64             `json:"duplicates"`
+	Conflicts     int64             `json:"conflicts"`
+}
+
+// decisionAnswer is how a message was settled; a repeated delivery has the decision of the first.
+type decisionAnswer struct {
+	N         int64         `json:"n"`
+	Status    string        `json:"status"`
+	Code      string        `json:"code,omitempty"`
+	Detail    string        `json:"detail,omitempty"`
+	Message   deja.Position `json:"message"` // the delivery that was decided
+	First     string        `json:"first,omitempty"`
+	Differs   []string      `json:"differs,omitempty"`
+	Version   int64         `json:"version"`
+	Time      time.Time     `json:"time"`
+	Events    []eventAnswer `json:"events"`
+	Act       deja.ID       `json:"act,omitzero"`
+	Build     string        `json:"build"`
+	Fold      string        `json:"fold"`
+	Chain     string        `json:"chain"`
+	Duplicate bool          `json:"duplicate,omitempty"`
+}
+
+// eventAnswer is a recorded event.
+type eventAnswer struct {
+	ID      deja.ID         `json:"id"`
+	Type    string          `json:"type"`
+	Version int64           `json:"version"`
+	Payload json.RawMessage `json:"payload"`
+}
+
+func (e *Env) show(ctx context.Context, db *Database, at replay.Locator) error {
+	offset, ok := inboxOffset(at.String())
+	if !ok {
+		d, err := e.decision(ctx, db, at)
+		if err != nil {
+			return err
+		}
+		offset = d.Cause.Position.Offset
+	}
+	a, err := e.showAt(ctx, db, offset)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.Answer(a)
+	}
+	return e.printShow(a)
+}
+
+// inboxOffset reads the locator of one position in the inbox.
+func inboxOffset(text string) (int64, bool) {
+	topic, rest, ok := strings.Cut(text, ":")
+	if !ok || topic != "inbox" && !strings.HasSuffix(topic, ".inbox") {
+		return 0, false
+	}
+	offset, err := strconv.ParseInt(strings.TrimPrefix(rest, "0:"), 10, 64)
+	return offset, err == nil
+}
+
+// showAt answers for the delivery at an inbox offset.
+func (e *Env) showAt(ctx context.Context, db *Database, offset int64) (*showAnswer, error) {
+	first, end, err := db.Log.Bounds(ctx, wire.Inbox(e.app.Service.Name), partition)
+	if err != nil {
+		return nil, err
+	}
+	if offset < first || offset >= end {
+		return nil, fmt.Errorf("%w: the inbox has the positions %d to %d", replay.ErrNotFound, first, end-1)
+	}
+	env, err := e.message(ctx, db, offset)
+	if err != nil {
+		return nil, fmt.Errorf("message at inbox:0:%d: %w", offset, err)
+	}
+	a := &showAnswer{
+		ID: env.ID, Kind: env.Kind.String(), Type: env.Type, Key: env.Stream.String(), Source: env.Source, Actor: env.Actor,
+		Position: env.Position, Time: env.Time, BusinessTime: env.BusinessTime, CausationID: env.CausationID,
+		CorrelationID: env.CorrelationID, Headers: env.Headers, ContentType: env.ContentType,
+		Payload: payload(env.ContentType, env.Payload),
+	}
+	key := wire.LedgerKey(e.app.Service.Name, env)
+	repeats, err := db.Store.Repeats(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range repeats {
+		if r.Conflict {
+			a.Conflicts = r.Count
+		} else {
+			a.Duplicates = r.Count
+		}
+	}
+	a.Decision, err = e.decided(ctx, db, key, env)
+	return a, err
+}
+
+// decided finds the decision of a delivery: a conflict's own one, else that of its ledger entry.
+func (e *Env) decided(ctx context.Context, db *Database, key deja.ID, env *deja.Envelope) (*decisionAnswer, error) {
+	entries, err := db.Store.Lookup(ctx, []deja.ID{key})
+	if err != nil || len(entries) == 0 {
+		return nil, err
+	}
+	d, err := e.numbered(ctx, db, entries[0].N)
+	if err != nil {
+		return nil, err
+	}
+	// The content of a message that was refused as malformed may have no hash; then its position tells.
+	if hash, err := wire.ContentHash(env); err == nil && hash != entries[0].Hash && env.Position != d.Cause.Position {
+		if d, err = e.conflictAt(ctx, db, env.Position.Offset, entries[0].N); err != nil {
+			return nil, err
+		}
+		if d.Record == nil {
+			return nil, nil
+		}
+	}
+	return answerOf(&d, env.Position), nil
+}
+
+// conflictAt returns the decision of the conflicting delivery at an inbox offset, which comes after decision n; the
+// zero Entry where there is none yet.
+func (e *Env) conflictAt(ctx context.Context, db *Database, offset, n int64) (journal.Entry, error) {
+	for d, err := range e.decisions(ctx, db, n, everything) {
+		if err != nil {
+			return journal.Entry{}, err
+		}
+		if d.Decided.Status == deja.Conflicted && d.Cause.Position.Offset == offset {
+			return *d, nil
+		}
+	}
+	return journal.Entry{}, nil
+}
+
+func answerOf(d *journal.Entry, at deja.Position) *decisionAnswer {
+	a := &decisionAnswer{
+		N: d.N, Status: d.Decided.Status.String(), Code: d.Decided.Reason.Code, Detail: d.Decided.Reason.Detail,
+		Message: d.Cause.Position, Differs: d.Paths, Version: d.Version, Time: d.Time, Events: eventsOf(d),
+		Act: d.Act, Build: d.Build, Fold: d.Fold, Chain: fmt.Sprintf("%x", d.Chain), Duplicate: d.Cause.Position != at,
+	}
+	if d.Decided.Status == deja.Conflicted {
+		first := d.Cause.Position
+		first.Offset = d.First
+		a.First = first.String()
+	}
+	return a
+}
+
+func eventsOf(d *journal.Entry) []eventAnswer {
+	events := make([]eventAnswer, len(d.Decided.Events))
+	for i := range d.Decided.Events {
+		ev := &d.Decided.Events[i]
+		events[i] = eventAnswer{ev.ID, ev.Type, ev.Version, payload(ev.ContentType, ev.Payload)}
+	}
+	return events
+}
+
+func (e *Env) printShow(a *showAnswer) error {
+	var headers []string
+	for k, v := range a.Headers {
+		headers = append(headers, k+": "+v)
+	}
+	err := e.fields("message", e.paint(bold, a.ID.String()), "type", a.Kind+" "+a.Type, "key", a.Key, "position", a.Position,
+		"appended", stamp(a.Time), "business time", day(a.BusinessTime), "source", a.Source, "actor", a.Actor,
+		"cause", idText(a.CausationID), "correlation", idText(a.CorrelationID), "headers", strings.Join(headers, "\n"),
+		"payload", indented(a.Payload), "came again", again(a.Duplicates, a.Conflicts))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(e.Stdout)
+	if a.Decision == nil {
+		_, err = fmt.Fprintln(e.Stdout, "not decided yet")
+		return err
+	}
+	return e.printDecision(a.Decision)
+}
+
+func (e *Env) printDecision(d *decisionAnswer) error {
+	status := d.Status
+	if d.Duplicate {
+		status = "duplicate of " + d.Message.String() + ", " + status
+	}
+	reason := strings.Trim(d.Code+": "+d.Detail, ": ")
+	if d.First != "" {
+		reason = fmt.Sprintf("%s: the ID belongs to the message at %s; %s differ", d.Code, d.First, strings.Join(d.Differs, ", "))
+	}
+	pairs := []any{"decision", d.N, "outcome", status, "reason", reason, "decided", stamp(d.Time), "version", d.Version, "by the act", idText(d.Act)}
+	for _, ev := range d.Events {
+		pairs = append(pairs, "event", fmt.Sprintf("%s, version %d, %s\n%s", ev.Type, ev.Version, ev.ID, indented(ev.Payload)))
+	}
+	return e.fields(append(pairs, "build", d.Build, "chain", d.Chain)...)
+}
+
+func idText(id deja.ID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
+}
+
+// again tells how often an ID came again.
+func again(duplicates, conflicts int64) string {
+	switch {
+	case duplicates == 0 && conflicts == 0:
+		return "never"
+	case conflicts == 0:
+		return plural(duplicates, "duplicate") + ", suppressed"
+	}
+	return plural(duplicates, "duplicate") + ", suppressed; " + plural(conflicts, "conflict") + ", refused"
+}
+

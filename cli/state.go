@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/replay"
+)
+
+func (e *Env) stateCommand() *cobra.Command {
+	var at moment
+	cmd := &cobra.Command{
+		Use:   "state KEY",
+		Short: "Show the state of a key, now or at any moment",
+		Long: `Show the state of a key, now or at any moment of its past.
+
+A KEY that ends with * stands for all keys that begin so. Without --at the answer is what the store has; with it, the
+decisions up to that moment are folded.`,
+		Example: e.examples(
+			"state "+e.exampleKey("576"),
+			"state "+e.exampleKey("576")+" --at 1993-06-30 --by business",
+			"state '"+e.exampleKey("*")+"' --at "+e.exampleKey("576")+"@17 --json",
+		),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: e.completeKeys,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := at.parse(e); err != nil {
+				return err
+			}
+			return e.state(cmd.Context(), args[0], &at)
+		},
+	}
+	at.addFlags(cmd, "at", "the moment, a `LOCATOR`")
+	return cmd
+}
+
+// stateAnswer is the state of a key.
+type stateAnswer struct {
+	Key      string          `json:"key"`
+	Version  int64           `json:"version"`
+	Position deja.Position   `json:"position"`
+	State    json.RawMessage `json:"state"`
+	Hash     replay.Hash     `json:"hash"`
+	Note     string          `json:"note,omitempty"`
+}
+
+func stateOf(k replay.KeyState) stateAnswer {
+	return stateAnswer{Key: k.Stream.String(), Version: k.Version, Position: k.Position, State: k.State, Hash: k.Hash}
+}
+
+func (e *Env) state(ctx context.Context, text string, at *moment) error {
+	prefix, many := strings.CutSuffix(text, "*")
+	if many {
+		text = prefix + "x" // any key that the pattern stands for
+	}
+	stream, err := e.stream(text)
+	if err != nil {
+		return err
+	}
+	db, err := e.OpenReader(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if many {
+		return e.states(ctx, db, prefix, at)
+	}
+	if at.text == "" {
+		return e.storedState(ctx, db, stream)
+	}
+	past, err := e.fold(ctx, db, at, func(s deja.Stream) bool { return s == stream })
+	if err != nil {
+		return err
+	}
+	k, err := past.State(stream)
+	if err != nil {
+		return err
+	}
+	if k.Version == 0 {
+		e.adviseEmpty(at, stream)
+	}
+	a := stateOf(k)
+	a.Note = strings.Join(past.Cut.Notes, "; ")
+	return e.printState(a)
+}
+
+// fold folds the decisions of some keys up to a moment.
+func (e *Env) fold(ctx context.Context, db *Database, at *moment, match func(deja.Stream) bool) (*replay.Past, error) {
+	tell, end := e.Progress("folding")
+	past, err := db.Source.Fold(ctx, replay.Options{To: at.at, By: at.clock, Match: match, Progress: tell})
+	end()
+	if err == nil {
+		e.notes(past.Cut)
+	}
+	return past, err
+}
+
+// storedState answers with what the store has.
+func (e *Env) storedState(ctx context.Context, db *Database, s deja.Stream) error {
+	row := driver.State{Stream: s}
+	rows, err := db.Store.Load(ctx, []deja.Stream{s})
+	if err != nil {
+		return err
+	}
+	if len(rows) > 0 {
+		row = rows[0]
+	}
+	k, err := db.Source.StoredState(row)
+	if err != nil {
+		return err
+	}
+	if k.Version == 0 {
+		if err := e.adviseKey(ctx, db, s); err != nil {
+			return err
+		}
+	}
+	return e.printState(stateOf(k))
+}
+
+// states answers for all keys that begin with a prefix, as the aggregate's name does.
+func (e *Env) states(ctx context.Context, db *Database, prefix string, at *moment) error {
+	match := func(s deja.Stream) bool { return strings.HasPrefix(s.String(), prefix) }
+	var found int64
+	print := func(k replay.KeyState) error {
+		found++
+		if e.json {
+			return e.Answer(stateOf(k))
+		}
+		_, err := fmt.Fprintf(e.Stdout, "%-20s  %7d  %-22s  %s\n", k.Stream, k.Version, k.Position, k.State)
+		return err
+	}
+	var err error
+	if at.text == "" {
+		err = replay.EachState(ctx, db.Store, func(row driver.State) error {
+			if row.Version == 0 || !match(row.Stream) {
+				return nil
+			}
+			k, err := db.Source.StoredState(row)
+			if err != nil {
+				return err
+			}
+			return print(k)
+		})
+	} else {
+		var past *replay.Past
+		if past, err = e.fold(ctx, db, at, match); err == nil {
+			err = past.Each(print)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	e.Notef("%s", plural(found, "key"))
+	if found == 0 {
+		e.adviseEmpty(at, deja.Stream{})
+	}
+	return nil
+}
+
+func (e *Env) printState(a stateAnswer) error {
+	if e.json {
+		return e.Answer(a)
+	}
+	at := "nothing was recorded"
+	if a.Version > 0 {
+		at = fmt.Sprintf("version %d at %s", a.Version, a.Position)
+	}
+	_, err := fmt.Fprintf(e.Stdout, "%s  %s\n%s\nhash %s\n", e.paint(bold, a.Key), at, indented(a.State), a.Hash)
+	return err
+}
+
+// adviseEmpty says why a state of the past may be empty.
+func (e *Env) adviseEmpty(at *moment, s deja.Stream) {
+	what := "nothing was"
+	if s != (deja.Stream{}) {
+		what = s.String() + " is empty: nothing was"
+	}
+	if at.at.IsTime() && at.clock == replay.Decided {
+		e.Notef("%s decided up to %s. That is the time of decisions; for what had happened by then in the world, add --by business", what, at.at)
+		return
+	}
+	e.Notef("%s recorded up to %s", what, at.at)
+}

@@ -1,0 +1,23 @@
+// Package dejatest tests services of package [github.com/dejalog/deja] without a log, a store or a clock of their own,
+// and ends there: it delivers no effects, executes no SQL, and starts no goroutine.
+//
+// A [Case] tests an aggregate: what is given, what happens, what then must have come of it. A [World] runs a whole
+// service, delivers everything again, and crashes it at every call of its log and store. Both end the test where
+// handlers are not what a service relies on: the same each time, and a function of what they are given.
+//
+//	func TestATillGivesOutNoMoreThanItHas(t *testing.T) {
+//		dejatest.New(t, till(), "front").
+//			Given(Added{Amount: 100}).
+//			When(Take{Amount: 101}).Rejected(ErrEmpty).
+//			When(Take{Amount: 60}).Recorded(Taken{Amount: 60}).
+//			State(Till{Balance: 40})
+//	}
+//
+//	func TestATillCountsEveryCoinOnce(t *testing.T) {
+//		w := dejatest.NewWorld(t, shop())
+//		w.Must(deja.Request{Key: "front", Command: Put{Amount: 100}})
+//		w.Must(deja.Request{Key: "front", Command: Take{Amount: 60}})
+//		w.RedeliverAll()
+//		w.CrashAtEveryWrite()
+//	}
+package dejatest

@@ -1,0 +1,4 @@
+package dejatest
+
+// NewWorldOn is NewWorld with something between the service and its store, made anew for each life.
+var NewWorldOn = newWorld

@@ -1,0 +1,527 @@
+package step_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/fault"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/memory"
+	"github.com/dejalog/deja/internal/step"
+	"github.com/dejalog/deja/internal/till"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+var (
+	simSeed = flag.Uint64("sim.seed", 0, "run the simulation of this one seed")
+	simRuns = flag.Int("sim.runs", 0, "how many simulations to run; 0: 1500, or 300 with -short")
+)
+
+// TestSimulation runs many small worlds. In each, two workers of different builds share a partition; calls of log and
+// store fail before or after they took effect; workers crash, pause and wake up; the store goes back to a backup.
+// Whatever happens, at rest the world must have kept deja's word.
+func TestSimulation(t *testing.T) {
+	if *simSeed != 0 {
+		simulate(t, *simSeed)
+		return
+	}
+	runs := *simRuns
+	if runs == 0 {
+		runs = 1500
+		if testing.Short() {
+			runs = 300
+		}
+	}
+	first := uint64(time.Now().UnixNano())
+	t.Logf("seeds %d to %d; repeat one with: go test ./internal/step -run TestSimulation -sim.seed=N", first, first+uint64(runs)-1)
+	for i := range runs {
+		if simulate(t, first+uint64(i)); t.Failed() {
+			t.Fatalf("repeat with: go test ./internal/step -run TestSimulation -sim.seed=%d", first+uint64(i))
+		}
+	}
+}
+
+// sim is one world.
+type sim struct {
+	t       *testing.T
+	rng     *rand.Rand
+	log     *memory.Log
+	store   *memory.Store
+	backup  *memory.Store
+	joint   bool
+	now     time.Time
+	workers [2]*simWorker
+	ids     []deja.ID
+	sent    map[deja.ID]till.Take
+	told    map[deja.ID]told
+	quiet   bool // no more faults
+	broken  bool // till.Crash fails
+	trace   []string
+}
+
+// told is an outcome that left the service.
+type told struct {
+	n       int64
+	status  deja.Status
+	version int64
+}
+
+// simWorker is a process with one worker in it.
+type simWorker struct {
+	s       *sim
+	build   int
+	in      *fault.Injector
+	w       *step.Worker
+	taken   bool
+	pending []step.Settlement
+	machine *deja.Machine
+}
+
+func simulate(t *testing.T, seed uint64) {
+	s := &sim{
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1e9, 0).UTC(),
+		told: map[deja.ID]told{}, broken: true,
+	}
+	s.joint = s.rng.IntN(4) == 0
+	s.log = memory.NewLog(memory.LogConfig{Partitions: 1, Now: func() time.Time { s.now = s.now.Add(time.Millisecond); return s.now }, MaxRecord: 4096})
+	options := []memory.StoreOption{memory.Nonces(s.nonce)}
+	if s.joint {
+		options = append(options, memory.Joint(s.log))
+	}
+	s.store = memory.NewStore(options...)
+	for i := range s.workers {
+		s.workers[i] = &simWorker{s: s, build: i}
+	}
+	for range 40 + s.rng.IntN(80) {
+		s.event()
+	}
+	if s.rest() {
+		s.check()
+	}
+}
+
+func (s *sim) nonce() (n [16]byte) {
+	for i := range n {
+		n[i] = byte(s.rng.UintN(256))
+	}
+	return n
+}
+
+func (s *sim) note(format string, args ...any) {
+	s.trace = append(s.trace, fmt.Sprintf(format, args...))
+}
+
+func (s *sim) fail(format string, args ...any) {
+	s.t.Helper()
+	for i, line := range s.trace {
+		s.t.Logf("%3d %s", i, line)
+	}
+	s.t.Errorf(format, args...)
+}
+
+// event lets one thing happen.
+func (s *sim) event() {
+	switch r := s.rng.IntN(100); {
+	case r < 25:
+		s.send()
+	case r < 28 && !s.joint:
+		s.backup = s.store.Snapshot()
+		s.note("backup")
+	case r < 31 && s.backup != nil:
+		s.store.Restore(s.backup)
+		s.note("the store goes back")
+	case r < 33:
+		s.broken = !s.broken
+	default:
+		s.workers[s.rng.IntN(2)].act()
+	}
+}
+
+// send appends a new message, a repeated one, a conflicting one, or an operator's act.
+func (s *sim) send() {
+	key := []string{"a", "b"}[s.rng.IntN(2)]
+	id := deja.DeriveID("sim", fmt.Sprint(len(s.ids)))
+	if len(s.ids) > 0 && s.rng.IntN(3) == 0 {
+		id = s.ids[s.rng.IntN(len(s.ids))]
+	} else {
+		s.ids = append(s.ids, id)
+	}
+	env := &deja.Envelope{
+		ID: id, Kind: deja.KindCommand, Source: "shop", CorrelationID: id, ContentType: "application/json",
+		Stream: deja.Stream{Aggregate: "till", Key: key},
+	}
+	n := id[0] % 7 // the same ID mostly has the same content
+	switch amount := int64(1 + id[1]%100); {
+	case s.rng.IntN(10) == 0:
+		env.Type, env.Payload = "till.put", []byte(`{"Amount":7}`)
+	case n == 0:
+		env.Type, env.Payload = "till.crash", []byte(`{"How":"panic"}`)
+	case n == 1:
+		env.Type, env.Payload = "till.nothing", []byte(`{}`)
+	case n == 2:
+		env.Type, env.Payload = "till.big", []byte(`{"Bytes":1500}`) // encoded: 9,000 bytes, too large
+	case n < 5:
+		env.Type, env.Payload = "till.take", fmt.Appendf(nil, `{"Amount":%d}`, amount)
+	default:
+		env.Type, env.Payload = "till.twice", fmt.Appendf(nil, `{"Amount":%d}`, amount)
+	}
+	if s.rng.IntN(12) == 0 {
+		s.actOn(env, key)
+	}
+	s.append(env)
+}
+
+// actOn makes env an operator's act on the oldest parked message of a key, if there is one.
+func (s *sim) actOn(env *deja.Envelope, key string) {
+	stream := deja.Stream{Aggregate: "till", Key: key}
+	waiting, err := s.store.Parked(context.Background(), 0, stream, 0, 1)
+	if err != nil || len(waiting) == 0 {
+		return
+	}
+	env.ID, env.Kind, env.Type = deja.DeriveID("sim-act", fmt.Sprint(s.rng.Uint64())), deja.KindAct, deja.ActRetry
+	if s.rng.IntN(2) == 0 {
+		env.Type = deja.ActSkip
+	}
+	env.Payload = fmt.Appendf(nil, `{"message":%q}`, waiting[0].Key)
+}
+
+func (s *sim) append(env *deja.Envelope) {
+	rec := driver.Record{Key: env.Stream.Key, Value: wire.AppendMessage(nil, env)}
+	if _, err := s.log.Append(context.Background(), "shop.inbox", []driver.Record{rec}); err != nil {
+		s.fail("append: %v", err)
+	}
+}
+
+// plan lets calls fail, processes die, and the other worker act in the middle of this one's.
+func (p *simWorker) plan(_ int, at fault.Step) fault.Mode {
+	s := p.s
+	if s.quiet {
+		return fault.Pass
+	}
+	switch r := s.rng.IntN(400); {
+	case r < 12:
+		m := fault.Mode(1 + s.rng.IntN(4))
+		s.note("worker %d: %s: %s", p.build, at, m)
+		return m
+	case r < 16 && p.build == 0:
+		s.note("worker 0 pauses at %s", at)
+		for range 1 + s.rng.IntN(4) {
+			s.workers[1].act()
+		}
+		s.note("worker 0 wakes up")
+	case r < 18 && s.backup != nil && !s.joint:
+		s.store.Restore(s.backup)
+		s.note("the store goes back while worker %d is at %s", p.build, at)
+	}
+	return fault.Pass
+}
+
+// act lets a worker take its next step.
+func (p *simWorker) act() {
+	ctx := context.Background()
+	if p.w == nil || p.in.Crashed() {
+		p.restart(ctx)
+		return
+	}
+	if !p.taken {
+		p.failed(p.w.Takeover(ctx), "takes over")
+		return
+	}
+	var err error
+	what := "handles"
+	switch p.s.rng.IntN(4) {
+	case 0:
+		what, err = "relays", p.w.Relay(ctx)
+	case 1:
+		if what, err = "releases", p.w.Release(ctx); err == nil {
+			p.tell()
+		}
+	default:
+		err = p.handle(ctx, 1+p.s.rng.IntN(5))
+	}
+	p.failed(err, what)
+}
+
+func (p *simWorker) restart(ctx context.Context) {
+	p.in, p.pending, p.taken = fault.New(p.plan), nil, false
+	v := till.Variant{Broken: func() bool { return p.s.broken }}
+	if p.build == 1 {
+		v.MaxTake = 50
+	}
+	var err error
+	if p.machine == nil {
+		if p.machine, err = deja.Compile(till.Service(v)); err != nil {
+			p.s.t.Fatal(err)
+		}
+	}
+	p.w, err = step.New(ctx, step.Config{
+		Machine: p.machine, Log: p.in.Log(p.s.log), Store: p.in.Store(p.s.store), Build: fmt.Sprint(p.build), NewNonce: p.s.nonce,
+	})
+	p.failed(err, "starts")
+}
+
+func (p *simWorker) handle(ctx context.Context, max int) error {
+	recs := p.next(ctx, max)
+	if len(recs) == 0 {
+		return nil
+	}
+	done, err := p.w.Handle(ctx, step.NewPreparer(p.machine).Prepare(recs))
+	p.pending = append(p.pending, done...)
+	if err == nil {
+		p.tell()
+	}
+	return err
+}
+
+// next fetches without waiting, undisturbed.
+func (p *simWorker) next(ctx context.Context, max int) []driver.Record {
+	at := p.w.Position()
+	_, end, err := p.s.log.Bounds(ctx, at.Topic, 0)
+	if err != nil || at.Offset >= end {
+		return nil
+	}
+	recs, err := p.s.log.Fetch(ctx, at, max)
+	if err != nil {
+		p.s.fail("fetch: %v", err)
+	}
+	return recs
+}
+
+// failed notes what happened, and lets the worker take over next if it must.
+func (p *simWorker) failed(err error, what string) {
+	s := p.s
+	switch {
+	case err == nil && what == "takes over":
+		p.taken = true
+	case err == nil:
+	default:
+		p.taken, p.pending = false, nil
+		if errors.Is(err, deja.ErrHalted) && s.joint {
+			s.fail("worker %d %s: halted: %v", p.build, what, err)
+		}
+	}
+	if p.w != nil {
+		at := p.w.Progress()
+		s.note("worker %d %s: position %d, n %d, released %d, life %d, %v", p.build, what, at.Position, at.N, p.w.Released(), at.Incarnation.Number, err)
+	}
+}
+
+// tell lets released outcomes out. What was told once must be told for ever.
+func (p *simWorker) tell() {
+	var wait []step.Settlement
+	for _, d := range p.pending {
+		if d.Entry.N > p.w.Released() {
+			wait = append(wait, d)
+			continue
+		}
+		if d.Entry.Status == deja.Conflicted || d.Entry.Status == deja.Parked {
+			continue
+		}
+		now := told{d.Entry.N, d.Entry.Status, 0}
+		if d.Record != nil {
+			now.version = d.Record.Version
+		}
+		before, again := p.s.told[d.Entry.Key]
+		if again && (before.n != now.n || before.status != now.status) {
+			p.s.fail("message %s was told %v, and is now told %v", d.Entry.Key, before, now)
+		}
+		if !again || before.version == 0 {
+			p.s.told[d.Entry.Key] = now
+		}
+	}
+	p.pending = wait
+}
+
+// rest ends all faults and lets one worker finish what there is.
+// It reports whether there is one.
+func (s *sim) rest() bool {
+	s.quiet, s.broken = true, false
+	s.note("rest")
+	ctx := context.Background()
+	p := s.workers[s.rng.IntN(2)]
+	for range 3 { // a store that is halted by a living twin takes over once that is gone
+		p.restart(ctx)
+		err := p.w.Takeover(ctx)
+		p.failed(err, "takes over")
+		if errors.Is(err, journal.ErrForked) { // a sleeper woke up in a store that went back to before its successor: for an operator
+			err = p.w.Rebuild(ctx)
+			p.failed(err, "rebuilds")
+		}
+		for err == nil && len(p.next(ctx, 1)) > 0 {
+			if err = p.handle(ctx, 7); err == nil {
+				if err = p.w.Relay(ctx); err == nil {
+					err = p.w.Release(ctx)
+				}
+			}
+		}
+		if err == nil {
+			if err = p.w.Relay(ctx); err == nil {
+				err = p.w.Release(ctx)
+			}
+		}
+		if err == nil {
+			p.tell()
+			return true
+		}
+		if p.failed(err, "at rest"); errors.Is(err, journal.ErrForked) && s.backup != nil {
+			// A sleeper woke up in a store that had gone back to before its successor, and published beside it. That
+			// is the one thing that deja cannot set right; it must say so, and stop.
+			return false
+		}
+	}
+	s.fail("the world does not come to rest")
+	return false
+}
+
+// check compares inbox, journal and store at rest.
+func (s *sim) check() {
+	ctx := context.Background()
+	entries := s.journal(ctx)
+	inbox := s.inbox(ctx)
+	decided := map[deja.ID]journal.Entry{}
+	var lastOffset int64 = -1
+	for i, e := range entries {
+		if e.N != int64(i+1) {
+			s.fail("decision %d comes as number %d", e.N, i+1)
+		}
+		if e.Decided.Status == deja.Conflicted {
+			continue
+		}
+		if before, again := decided[e.Cause.ID]; again && before.Decided.Status != deja.Parked {
+			s.fail("message %s was decided at %d and again at %d", e.Cause.ID, before.N, e.N)
+		} else if !again && e.Cause.Position.Offset < lastOffset {
+			s.fail("decision %d: message at %d was first decided after the one at %d", e.N, e.Cause.Position.Offset, lastOffset)
+		}
+		if e.Act.IsZero() {
+			lastOffset = e.Cause.Position.Offset
+		}
+		decided[e.Cause.ID] = e
+	}
+	for _, env := range inbox {
+		if _, ok := decided[env.ID]; !ok {
+			s.fail("message %s at %d was never decided", env.ID, env.Position.Offset)
+		}
+	}
+	for id, was := range s.told {
+		if e := decided[id]; e.N != was.n || e.Decided.Status != was.status || was.version != 0 && e.Version != was.version {
+			s.fail("message %s was told %v; the journal says %d %s version %d", id, was, e.N, e.Decided.Status, e.Version)
+		}
+	}
+	s.checkStates(ctx, entries)
+	s.checkLedger(ctx, decided, inbox)
+}
+
+func (s *sim) journal(ctx context.Context) []journal.Entry {
+	_, end, err := s.log.Bounds(ctx, "shop.journal", 0)
+	if err != nil {
+		s.fail("%v", err)
+	}
+	var all []journal.Entry
+	r := journal.NewReader(s.log, "shop", 0, driver.Logged{})
+	for {
+		entries, err := r.Next(ctx, end, 100)
+		if err != nil {
+			s.fail("read the journal: %v", err)
+		}
+		if all = append(all, entries...); len(entries) == 0 || err != nil {
+			return all
+		}
+	}
+}
+
+func (s *sim) inbox(ctx context.Context) []*deja.Envelope {
+	_, end, err := s.log.Bounds(ctx, "shop.inbox", 0)
+	if err != nil || end == 0 {
+		return nil
+	}
+	recs, err := s.log.Fetch(ctx, deja.Position{Topic: "shop.inbox"}, int(end))
+	if err != nil {
+		s.fail("read the inbox: %v", err)
+	}
+	dec := wire.NewDecoder("shop")
+	envs := make([]*deja.Envelope, len(recs))
+	for i, rec := range recs {
+		if envs[i], err = dec.Message(rec.Value); err != nil {
+			s.fail("inbox: %v", err)
+		}
+		envs[i].Position.Offset = rec.Offset
+	}
+	return envs
+}
+
+// checkStates folds the journal by hand and compares.
+func (s *sim) checkStates(ctx context.Context, entries []journal.Entry) {
+	balances, parked := map[string]int64{}, map[string]int64{}
+	for _, e := range entries {
+		key := e.Cause.Stream.Key
+		switch waits := e.Decided.Status == deja.Parked; {
+		case waits && e.Act.IsZero():
+			parked[key]++
+		case !waits && !e.Act.IsZero():
+			parked[key]--
+		}
+		for _, ev := range e.Decided.Events {
+			var n int64
+			if _, err := fmt.Sscanf(string(ev.Payload), `{"Amount":%d}`, &n); err != nil {
+				s.fail("event payload %s", ev.Payload)
+			}
+			if ev.Type == "till.removed" {
+				n = -n
+			}
+			if balances[key] += n; balances[key] < 0 {
+				s.fail("decision %d: balance of %s is %d", e.N, key, balances[key])
+			}
+		}
+	}
+	for _, key := range []string{"a", "b"} {
+		rows, err := s.store.Load(ctx, []deja.Stream{{Aggregate: "till", Key: key}})
+		if err != nil {
+			s.fail("%v", err)
+		}
+		var got, waiting int64
+		if len(rows) > 0 {
+			waiting = rows[0].Parked
+			if _, err := fmt.Sscanf(string(rows[0].Data), `{"balance":%d`, &got); err != nil && rows[0].Version > 0 {
+				s.fail("state %s", rows[0].Data)
+			}
+		}
+		if got != balances[key] || waiting != parked[key] {
+			s.fail("%s: the store has balance %d and %d parked, the journal gives %d and %d", key, got, waiting, balances[key], parked[key])
+		}
+		ps, err := s.store.Parked(ctx, 0, deja.Stream{Aggregate: "till", Key: key}, 0, 1000)
+		if err != nil || int64(len(ps)) != waiting {
+			s.fail("%s: %d pointers, %d counted, %v", key, len(ps), waiting, err)
+		}
+	}
+}
+
+func (s *sim) checkLedger(ctx context.Context, decided map[deja.ID]journal.Entry, inbox []*deja.Envelope) {
+	deliveries := map[deja.ID]int64{}
+	for _, env := range inbox {
+		deliveries[env.ID]++
+	}
+	for id, e := range decided {
+		es, err := s.store.Lookup(ctx, []deja.ID{id})
+		if err != nil || len(es) != 1 || es[0].N != e.N || es[0].Status != e.Decided.Status || es[0].Hash != e.Hash {
+			s.fail("ledger of %s: %+v, %v; the journal has decision %d, %s", id, es, err, e.N, e.Decided.Status)
+		}
+		reps, err := s.store.Repeats(ctx, id)
+		if err != nil {
+			s.fail("%v", err)
+		}
+		n := int64(1)
+		for _, r := range reps {
+			n += r.Count
+		}
+		if n != deliveries[id] {
+			s.fail("message %s came %d times, %d are counted (%+v)", id, deliveries[id], n, reps)
+		}
+	}
+}
