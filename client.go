@@ -30,8 +30,8 @@ type Outcome struct {
 type Client interface {
 	// Do sends a command and waits until its decision is logged. The error is nil if and only if the command was
 	// applied, now or by an earlier delivery. Otherwise it is a *[Rejection] (the first outcome, every time), a
-	// *[Conflict], a *[Dead], [ErrParked], [ErrPending], or wraps [ErrHalted]; after any other error the message may
-	// be in the log or not, and asking again with the same ID is safe.
+	// *[Conflict], a *[Dead], [ErrParked], [ErrPending], or wraps [ErrInvalid] (nothing was sent) or [ErrHalted]; after
+	// any other error the message may be in the log or not, and asking again with the same ID is safe.
 	Do(ctx context.Context, r Request) (Outcome, error)
 
 	// Send returns the requests' IDs, in order, once the log has every command. After an error some may be in the

@@ -79,6 +79,10 @@ var (
 	// earlier message of its key did. It is durable; ask again with the same ID.
 	ErrParked = errors.New("the message is parked until an operator retries or skips it")
 
+	// ErrInvalid is wrapped by the errors of a request that no service would take: a malformed ID, stream or payload, an
+	// unknown command. Nothing was sent.
+	ErrInvalid = errors.New("invalid request")
+
 	// ErrHalted is returned when a partition has stopped because its history does not hold together. The error that
 	// wraps it says what was found.
 	ErrHalted = errors.New("partition halted")

@@ -22,9 +22,9 @@ import (
 // An App is a service's program. All fields but Service may be left zero.
 type App struct {
 	Service   *deja.Service
-	Short     string                           // what the program is, in a line
-	DefaultDB string                           // where --db and DEJA_DB are not given; "" is <service>.db
-	Commands  func(*Env) []*cobra.Command      // the service's own
+	Short     string                            // what the program is, in a line
+	DefaultDB string                            // where --db and DEJA_DB are not given; "" is <service>.db
+	Commands  func(*Env) []*cobra.Command       // the service's own
 	Bare      func(context.Context, *Env) error // what it does without arguments; nil: it prints its help
 }
 
@@ -32,13 +32,13 @@ type App struct {
 // 1 done and the answer is no, 2 wrong usage, 3 halted, locked or corrupt, 4 interrupted. It is interrupted by the end
 // of ctx.
 func (a App) Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
-	name := a.Service.Name
+	called := a.Service.Name
 	if len(args) > 0 {
-		name, args = filepath.Base(args[0]), args[1:]
+		called, args = args[0], args[1:]
 	}
 	out := bufio.NewWriter(stdout)
-	e := &Env{app: a, name: name, Stdin: stdin, Stdout: out, Stderr: stderr, getenv: getenv, colour: colours(stdout, getenv)}
-	root := e.root(name)
+	e := &Env{app: a, name: filepath.Base(called), called: called, Stdin: stdin, Stdout: out, Stderr: stderr, getenv: getenv, colour: colours(stdout, getenv)}
+	root := e.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(out)
@@ -52,9 +52,9 @@ func (a App) Main(ctx context.Context, args []string, stdin io.Reader, stdout, s
 }
 
 // root returns the tree of commands.
-func (e *Env) root(name string) *cobra.Command {
+func (e *Env) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           name,
+		Use:           e.name,
 		Short:         e.app.Short,
 		Long:          e.app.Short + rootHelp,
 		SilenceErrors: true,

@@ -31,12 +31,9 @@ type Database struct {
 // Close closes the file.
 func (db *Database) Close() error { return db.file.Close() }
 
-// OpenReader opens the database for reading. It creates nothing, and works while another process writes.
-func (e *Env) OpenReader(ctx context.Context) (*Database, error) {
-	return e.openReader(ctx, e.DB())
-}
-
-func (e *Env) openReader(ctx context.Context, path string) (*Database, error) {
+// OpenReader opens the database at path for reading: most often [Env.DB]. It creates nothing, and works while another
+// process writes.
+func (e *Env) OpenReader(ctx context.Context, path string) (*Database, error) {
 	file, err := sqlite.OpenReadOnly(ctx, path)
 	if err != nil {
 		return nil, err
@@ -107,7 +104,25 @@ func (l *readLog) Bounds(ctx context.Context, topic string, p int32) (first, end
 	return first, end, err
 }
 
-// Run runs the service on a database while fn runs. The context given to fn ends if the service halts.
+// Present returns the state of a stream as the store has it.
+func (db *Database) Present(ctx context.Context, s deja.Stream) (replay.KeyState, error) {
+	rows, err := db.Store.Load(ctx, []deja.Stream{s})
+	if err != nil {
+		return replay.KeyState{}, err
+	}
+	if len(rows) == 0 {
+		rows = []driver.State{{Stream: s}}
+	}
+	return db.Source.StoredState(rows[0])
+}
+
+// StateHash returns the hash of all present states. The store should stand still.
+func (e *Env) StateHash(ctx context.Context, db *Database) (replay.Hash, error) {
+	return replay.HashStore(ctx, e.machine, db.Store)
+}
+
+// Run runs the service on a database while fn runs, and stops it only then. The context given to fn ends with ctx, or
+// if the service halts.
 func (e *Env) Run(ctx context.Context, db *Database, fn func(context.Context, *engine.Engine) error) error {
 	eng, err := engine.New(engine.Config{Service: e.app.Service, Log: db.Log, Store: db.Store, Logger: e.logger()})
 	if err != nil {
@@ -115,7 +130,7 @@ func (e *Env) Run(ctx context.Context, db *Database, fn func(context.Context, *e
 	}
 	fnCtx, stopFn := context.WithCancelCause(ctx)
 	defer stopFn(nil)
-	engCtx, stopEngine := context.WithCancel(ctx)
+	engCtx, stopEngine := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopEngine()
 	ran := make(chan error, 1)
 	go func() {

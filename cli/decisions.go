@@ -2,13 +2,16 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"math"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/wire"
+	"github.com/dejalog/deja/replay"
 )
 
 // chunk is how many records are read at once.
@@ -51,23 +54,23 @@ func (e *Env) before(ctx context.Context, db *Database, n int64) (driver.Logged,
 	return driver.Logged{Offset: d.Offset, N: n - 1, Chain: d.Prev, Incarnation: d.Incarnation}, nil
 }
 
-// message reads a message of the inbox.
-func (e *Env) message(ctx context.Context, db *Database, offset int64) (*deja.Envelope, error) {
-	at := deja.Position{Topic: wire.Inbox(e.app.Service.Name), Partition: partition, Offset: offset}
-	recs, err := db.Log.Fetch(ctx, at, 1)
+// message reads a delivery in the inbox. What is no message has an identity of its own.
+func (e *Env) message(ctx context.Context, db *Database, offset int64) (step.Message, error) {
+	first, end, err := db.Log.Bounds(ctx, wire.Inbox(e.app.Service.Name), partition)
 	if err != nil {
-		return nil, err
+		return step.Message{}, err
 	}
-	return e.decode(wire.NewDecoder(e.app.Service.Name), &recs[0])
+	if offset < first || offset >= end {
+		return step.Message{}, fmt.Errorf("%w: %s has the offsets %d to %d", replay.ErrNotFound, wire.Inbox(e.app.Service.Name), first, end-1)
+	}
+	recs, err := db.Log.Fetch(ctx, e.inbox(offset), 1)
+	if err != nil {
+		return step.Message{}, err
+	}
+	return step.NewPreparer(e.machine).Prepare(recs[:1])[0], nil
 }
 
-// decode decodes an inbox record.
-func (e *Env) decode(dec *wire.Decoder, rec *driver.Record) (*deja.Envelope, error) {
-	env, err := dec.Message(rec.Value)
-	if err != nil {
-		return nil, err
-	}
-	env.Time = wire.Micro(rec.Time)
-	env.Position = deja.Position{Topic: wire.Inbox(e.app.Service.Name), Partition: partition, Offset: rec.Offset}
-	return env, nil
+// inbox returns a position in the inbox.
+func (e *Env) inbox(offset int64) deja.Position {
+	return deja.Position{Topic: wire.Inbox(e.app.Service.Name), Partition: partition, Offset: offset}
 }

@@ -19,7 +19,8 @@ type Env struct {
 	Stderr io.Writer // for all else
 
 	app     App
-	name    string
+	name    string // of the program
+	called  string // the program, as it was called
 	machine *deja.Machine
 	getenv  func(string) string
 	db      string
@@ -44,7 +45,7 @@ func (e *Env) Program() string {
 	exe, err := os.Executable()
 	info, ok := debug.ReadBuildInfo()
 	if err != nil || !ok || !strings.Contains(filepath.ToSlash(exe), "/go-build") {
-		return e.name
+		return quote(e.called)
 	}
 	if dir, ok := strings.CutPrefix(info.Path, info.Main.Path+"/"); ok {
 		return "go run ./" + dir

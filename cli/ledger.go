@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,7 +12,6 @@ import (
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/step"
-	"github.com/dejalog/deja/internal/wire"
 	"github.com/dejalog/deja/replay"
 )
 
@@ -30,12 +30,16 @@ conflict, and refused: what differs from the first is named.`,
 			if err != nil {
 				return err
 			}
-			db, err := e.OpenReader(cmd.Context())
+			db, err := e.OpenReader(cmd.Context(), e.DB())
 			if err != nil {
 				return err
 			}
 			defer db.Close()
-			a, err := e.ledger(cmd.Context(), db, at)
+			m, err := e.delivery(cmd.Context(), db, at)
+			if err != nil {
+				return err
+			}
+			a, err := e.ledger(cmd.Context(), db, m)
 			if err != nil {
 				return err
 			}
@@ -66,79 +70,82 @@ type delivery struct {
 	Differs  []string      `json:"differs,omitempty"`
 }
 
-func (e *Env) ledger(ctx context.Context, db *Database, at replay.Locator) (*ledgerAnswer, error) {
-	d, err := e.decision(ctx, db, at)
-	if err != nil {
-		return nil, err
-	}
-	key := wire.LedgerKey(e.app.Service.Name, &d.Cause)
-	entries, err := db.Store.Lookup(ctx, []deja.ID{key})
+func (e *Env) ledger(ctx context.Context, db *Database, m step.Message) (*ledgerAnswer, error) {
+	entries, err := db.Store.Lookup(ctx, []deja.ID{m.Key})
 	if err != nil {
 		return nil, err
 	}
 	if len(entries) == 0 {
-		return nil, fmt.Errorf("%w: the ledger has no message %s", replay.ErrNotFound, d.Cause.ID)
+		return nil, fmt.Errorf("%w: message %s is not decided yet", replay.ErrNotFound, m.Env.ID)
 	}
-	a := &ledgerAnswer{ID: d.Cause.ID, Key: keyText(d.Cause.Stream), Status: entries[0].Status.String(), N: entries[0].N}
-	repeats, err := db.Store.Repeats(ctx, key)
+	first := entries[0]
+	a := &ledgerAnswer{ID: m.Env.ID, Key: keyText(m.Env.Stream), Status: first.Status.String(), N: first.N}
+	repeats, err := db.Store.Repeats(ctx, m.Key)
 	if err != nil {
 		return nil, err
 	}
-	offsets := map[int64]bool{entries[0].Offset: true}
-	last, scan := entries[0].Offset, false
+	where := places{first: first.Offset, last: first.Offset, known: map[int64]bool{first.Offset: true}}
 	for _, r := range repeats {
 		if r.Conflict {
 			a.Conflicts = r.Count
 		} else {
 			a.Duplicates = r.Count
 		}
-		offsets[r.First], offsets[r.Last] = true, true
-		last, scan = max(last, r.Last), scan || r.Count > 2
+		where.add(r)
 	}
-	return a, e.deliveries(ctx, db, a, entries[0], key, offsets, last, scan)
+	a.Deliveries, err = e.deliveries(ctx, db, first, where)
+	return a, err
 }
 
-// deliveries reads the deliveries of a key: those at known offsets, or all that a scan up to the last one finds.
-func (e *Env) deliveries(ctx context.Context, db *Database, a *ledgerAnswer, first driver.Entry, key deja.ID, known map[int64]bool, last int64, scan bool) error {
-	dec := wire.NewDecoder(e.app.Service.Name)
+// places are the inbox offsets at which a message was delivered, as far as the ledger's counts tell.
+type places struct {
+	first, last int64
+	known       map[int64]bool // nil: the inbox must be searched
+}
+
+func (p *places) add(r driver.Repeat) {
+	p.last = max(p.last, r.Last)
+	if r.Count > 2 {
+		p.known = nil
+	}
+	if p.known != nil {
+		p.known[r.First], p.known[r.Last] = true, true
+	}
+}
+
+// deliveries reads the deliveries of a ledger entry's message.
+func (e *Env) deliveries(ctx context.Context, db *Database, first driver.Entry, where places) (ds []delivery, err error) {
+	prepare := step.NewPreparer(e.machine)
 	var original *deja.Envelope
-	at := deja.Position{Topic: wire.Inbox(e.app.Service.Name), Partition: partition, Offset: first.Offset}
-	for at.Offset <= last {
-		recs, err := db.Log.Fetch(ctx, at, int(min(chunk, last+1-at.Offset)))
+	for at := where.first; at <= where.last; {
+		recs, err := db.Log.Fetch(ctx, e.inbox(at), int(min(chunk, where.last+1-at)))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for i := range recs {
-			at.Offset = recs[i].Offset + 1
-			if !scan && !known[recs[i].Offset] {
-				continue
-			}
-			env, err := e.decode(dec, &recs[i])
-			if err != nil && recs[i].Offset == first.Offset {
-				// It was no message, which is why it is dead.
-				a.Deliveries = append(a.Deliveries, delivery{deja.Position{Topic: at.Topic, Offset: first.Offset}, recs[i].Time, first.Status.String(), nil})
-				continue
-			}
-			if err != nil || wire.LedgerKey(e.app.Service.Name, env) != key {
+		at = recs[len(recs)-1].Offset + 1
+		if where.known != nil {
+			recs = slices.DeleteFunc(recs, func(r driver.Record) bool { return !where.known[r.Offset] })
+		}
+		for _, m := range prepare.Prepare(recs) {
+			if m.Key != first.Key {
 				continue
 			}
 			if original == nil {
-				original = env
+				original = m.Env
 			}
-			a.Deliveries = append(a.Deliveries, deliveryOf(env, original, first))
+			ds = append(ds, deliveryOf(m, original, first))
 		}
 	}
-	return nil
+	return ds, nil
 }
 
-func deliveryOf(env, original *deja.Envelope, first driver.Entry) delivery {
-	d := delivery{Position: env.Position, Time: env.Time, Outcome: "duplicate"}
-	hash, err := wire.ContentHash(env)
+func deliveryOf(m step.Message, original *deja.Envelope, first driver.Entry) delivery {
+	d := delivery{Position: m.Env.Position, Time: m.Env.Time, Outcome: "duplicate"}
 	switch {
-	case env.Position.Offset == first.Offset:
+	case d.Position.Offset == first.Offset:
 		d.Outcome = first.Status.String()
-	case err == nil && hash != first.Hash:
-		d.Outcome, d.Differs = deja.Conflicted.String(), step.Differ(original, env)
+	case m.Hash != first.Hash:
+		d.Outcome, d.Differs = deja.Conflicted.String(), step.Differ(original, m.Env)
 	}
 	return d
 }

@@ -3,12 +3,14 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/replay"
 )
 
@@ -77,6 +79,29 @@ func (e *Env) checkAggregate(s deja.Stream) error {
 		return Usagef("there is no aggregate %q; the aggregates of %s are %s", s.Aggregate, e.app.Service.Name, strings.Join(e.machine.Aggregates(), ", "))
 	}
 	return nil
+}
+
+// delivery returns the message that a locator names: at a position of the inbox the one there, else the one that was
+// decided last.
+func (e *Env) delivery(ctx context.Context, db *Database, at replay.Locator) (step.Message, error) {
+	if offset, ok := inboxOffset(at.String()); ok {
+		return e.message(ctx, db, offset)
+	}
+	d, err := e.decision(ctx, db, at)
+	if err != nil {
+		return step.Message{}, err
+	}
+	return e.message(ctx, db, d.Cause.Position.Offset)
+}
+
+// inboxOffset reads the locator of one position in the inbox.
+func inboxOffset(text string) (int64, bool) {
+	topic, rest, ok := strings.Cut(text, ":")
+	if !ok || topic != "inbox" && !strings.HasSuffix(topic, ".inbox") {
+		return 0, false
+	}
+	offset, err := strconv.ParseInt(strings.TrimPrefix(rest, "0:"), 10, 64)
+	return offset, err == nil
 }
 
 // decision returns the last decision up to a locator: of an ID, the one that settled the message.

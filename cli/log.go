@@ -61,7 +61,7 @@ func (e *Env) log(ctx context.Context, q *logQuery) error {
 	if err != nil {
 		return err
 	}
-	db, err := e.OpenReader(ctx)
+	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (e *Env) log(ctx context.Context, q *logQuery) error {
 		return err
 	}
 	var found int64
-	print, end := e.logPrinter()
+	print := e.logPrinter()
 	for d, err := range e.decisions(ctx, db, first, last) {
 		if err != nil {
 			return err
@@ -86,9 +86,6 @@ func (e *Env) log(ctx context.Context, q *logQuery) error {
 				return err
 			}
 		}
-	}
-	if err := end(); err != nil {
-		return err
 	}
 	e.Notef("%s", plural(found, "decision"))
 	return nil
@@ -185,22 +182,22 @@ func keyText(s deja.Stream) string {
 	return s.String()
 }
 
-// logPrinter returns a function that prints a decision, and one that ends the list.
-func (e *Env) logPrinter() (print func(*journal.Entry) error, end func() error) {
+// logPrinter returns a function that prints a decision.
+func (e *Env) logPrinter() func(*journal.Entry) error {
 	if e.json {
-		return func(d *journal.Entry) error { return e.Answer(lineOf(d)) }, func() error { return nil }
+		return func(d *journal.Entry) error { return e.Answer(lineOf(d)) }
 	}
-	const row = "%8d  %-20s  %-24s  %-24s  %-16s  %-20s  %s  %7d  %s\n"
+	const head, row = "%8s  %-20s  %-24s  %-24s  %-16s  %-20s  %-8s  %7s  %s", "%8d  %-20s  %-24s  %-24s  %-16s  %-20s  %s  %7d  %s\n"
 	begun := false
 	return func(d *journal.Entry) error {
 		if !begun {
-			head := fmt.Sprintf("%8s  %-20s  %-24s  %-24s  %-16s  %-20s  %-8s  %7s  %s", "n", "position", "time", "business time", "key", "type", "status", "version", "id")
-			fmt.Fprintln(e.Stdout, e.paint(bold, head))
 			begun = true
+			line := fmt.Sprintf(head, "n", "position", "time", "business time", "key", "type", "status", "version", "id")
+			fmt.Fprintln(e.Stdout, e.paint(bold, line))
 		}
-		status := e.status(d.Decided.Status) + strings.Repeat(" ", 8-len(d.Decided.Status.String()))
+		word := e.status(d.Decided.Status) + strings.Repeat(" ", 8-len(d.Decided.Status.String()))
 		_, err := fmt.Fprintf(e.Stdout, row, d.N, d.Cause.Position, stamp(d.Time), day(d.Cause.BusinessTime),
-			keyText(d.Cause.Stream), d.Cause.Type, status, d.Version, d.Cause.ID)
+			keyText(d.Cause.Stream), d.Cause.Type, word, d.Version, d.Cause.ID)
 		return err
-	}, func() error { return nil }
+	}
 }

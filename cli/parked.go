@@ -47,7 +47,7 @@ type parkedAnswer struct {
 }
 
 func (e *Env) parked(ctx context.Context) error {
-	db, err := e.OpenReader(ctx)
+	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}

@@ -53,15 +53,15 @@ With --from a replay into memory begins at a snapshot instead of at the beginnin
 	return cmd
 }
 
-// replayAnswer says what a replay came to.
-type replayAnswer struct {
+// Replayed says what a replay came to.
+type Replayed struct {
 	Messages  int64       `json:"messages"` // decisions that the past has
 	Position  string      `json:"position"`
 	StateHash replay.Hash `json:"state_hash"`
 	Seconds   float64     `json:"seconds"`
 }
 
-func (e *Env) printReplay(a replayAnswer) error {
+func (e *Env) printReplay(a Replayed) error {
 	if e.json {
 		return e.Answer(a)
 	}
@@ -70,7 +70,7 @@ func (e *Env) printReplay(a replayAnswer) error {
 }
 
 func (e *Env) replayInMemory(ctx context.Context, to *moment, from string) (err error) {
-	db, err := e.OpenReader(ctx)
+	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (e *Env) replayInMemory(ctx context.Context, to *moment, from string) (err 
 }
 
 // Replay folds a history into memory.
-func (e *Env) Replay(ctx context.Context, db *Database, opt replay.Options) (a replayAnswer, err error) {
+func (e *Env) Replay(ctx context.Context, db *Database, opt replay.Options) (a Replayed, err error) {
 	tell, end := e.Progress("replaying")
 	opt.Progress = tell
 	began := time.Now()
@@ -103,11 +103,11 @@ func (e *Env) Replay(ctx context.Context, db *Database, opt replay.Options) (a r
 	}
 	e.notes(past.Cut)
 	hash, err := past.Hash()
-	return replayAnswer{past.Messages, past.Cut.String(), hash, time.Since(began).Seconds()}, err
+	return Replayed{past.Messages, past.Cut.String(), hash, time.Since(began).Seconds()}, err
 }
 
 func (e *Env) replayInto(ctx context.Context, to *moment, into string) error {
-	db, err := e.OpenReader(ctx)
+	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (e *Env) replayInto(ctx context.Context, to *moment, into string) error {
 
 // Into fills the file at path with a past, which ends read-only: its lock file goes, so that it counts as a copy
 // until somebody adopts it.
-func (e *Env) Into(ctx context.Context, db *Database, path string, opt replay.Options) (a replayAnswer, err error) {
+func (e *Env) Into(ctx context.Context, db *Database, path string, opt replay.Options) (a Replayed, err error) {
 	if err := claim(path); err != nil {
 		return a, err
 	}

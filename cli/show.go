@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -12,8 +11,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/journal"
-	"github.com/dejalog/deja/internal/wire"
-	"github.com/dejalog/deja/replay"
+	"github.com/dejalog/deja/internal/step"
 )
 
 func (e *Env) showCommand() *cobra.Command {
@@ -31,12 +29,23 @@ message that was decided up to it.`,
 			if err != nil {
 				return err
 			}
-			db, err := e.OpenReader(cmd.Context())
+			db, err := e.OpenReader(cmd.Context(), e.DB())
 			if err != nil {
 				return err
 			}
 			defer db.Close()
-			return e.show(cmd.Context(), db, at)
+			m, err := e.delivery(cmd.Context(), db, at)
+			if err != nil {
+				return err
+			}
+			a, err := e.show(cmd.Context(), db, m)
+			if err != nil {
+				return err
+			}
+			if e.json {
+				return e.Answer(a)
+			}
+			return e.printShow(a)
 		},
 	}
 }
@@ -89,56 +98,16 @@ type eventAnswer struct {
 	Payload json.RawMessage `json:"payload"`
 }
 
-func (e *Env) show(ctx context.Context, db *Database, at replay.Locator) error {
-	offset, ok := inboxOffset(at.String())
-	if !ok {
-		d, err := e.decision(ctx, db, at)
-		if err != nil {
-			return err
-		}
-		offset = d.Cause.Position.Offset
-	}
-	a, err := e.showAt(ctx, db, offset)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return e.Answer(a)
-	}
-	return e.printShow(a)
-}
-
-// inboxOffset reads the locator of one position in the inbox.
-func inboxOffset(text string) (int64, bool) {
-	topic, rest, ok := strings.Cut(text, ":")
-	if !ok || topic != "inbox" && !strings.HasSuffix(topic, ".inbox") {
-		return 0, false
-	}
-	offset, err := strconv.ParseInt(strings.TrimPrefix(rest, "0:"), 10, 64)
-	return offset, err == nil
-}
-
-// showAt answers for the delivery at an inbox offset.
-func (e *Env) showAt(ctx context.Context, db *Database, offset int64) (*showAnswer, error) {
-	first, end, err := db.Log.Bounds(ctx, wire.Inbox(e.app.Service.Name), partition)
-	if err != nil {
-		return nil, err
-	}
-	if offset < first || offset >= end {
-		return nil, fmt.Errorf("%w: the inbox has the positions %d to %d", replay.ErrNotFound, first, end-1)
-	}
-	env, err := e.message(ctx, db, offset)
-	if err != nil {
-		return nil, fmt.Errorf("message at inbox:0:%d: %w", offset, err)
-	}
+// show answers for a delivery.
+func (e *Env) show(ctx context.Context, db *Database, m step.Message) (*showAnswer, error) {
+	env := m.Env
 	a := &showAnswer{
-		ID: env.ID, Kind: env.Kind.String(), Type: env.Type, Key: env.Stream.String(), Source: env.Source, Actor: env.Actor,
+		ID: env.ID, Kind: env.Kind.String(), Type: env.Type, Key: keyText(env.Stream), Source: env.Source, Actor: env.Actor,
 		Position: env.Position, Time: env.Time, BusinessTime: env.BusinessTime, CausationID: env.CausationID,
 		CorrelationID: env.CorrelationID, Headers: env.Headers, ContentType: env.ContentType,
 		Payload: payload(env.ContentType, env.Payload),
 	}
-	key := wire.LedgerKey(e.app.Service.Name, env)
-	repeats, err := db.Store.Repeats(ctx, key)
+	repeats, err := db.Store.Repeats(ctx, m.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -149,30 +118,27 @@ func (e *Env) showAt(ctx context.Context, db *Database, offset int64) (*showAnsw
 			a.Duplicates = r.Count
 		}
 	}
-	a.Decision, err = e.decided(ctx, db, key, env)
+	a.Decision, err = e.decided(ctx, db, m)
 	return a, err
 }
 
-// decided finds the decision of a delivery: a conflict's own one, else that of its ledger entry.
-func (e *Env) decided(ctx context.Context, db *Database, key deja.ID, env *deja.Envelope) (*decisionAnswer, error) {
-	entries, err := db.Store.Lookup(ctx, []deja.ID{key})
+// decided finds the decision of a delivery: a conflict's own one, else that of its ledger entry; nil if there is none
+// yet.
+func (e *Env) decided(ctx context.Context, db *Database, m step.Message) (*decisionAnswer, error) {
+	entries, err := db.Store.Lookup(ctx, []deja.ID{m.Key})
 	if err != nil || len(entries) == 0 {
 		return nil, err
 	}
-	d, err := e.numbered(ctx, db, entries[0].N)
-	if err != nil {
+	var d journal.Entry
+	if m.Hash == entries[0].Hash {
+		d, err = e.numbered(ctx, db, entries[0].N)
+	} else {
+		d, err = e.conflictAt(ctx, db, m.Env.Position.Offset, entries[0].N)
+	}
+	if err != nil || d.Record == nil {
 		return nil, err
 	}
-	// The content of a message that was refused as malformed may have no hash; then its position tells.
-	if hash, err := wire.ContentHash(env); err == nil && hash != entries[0].Hash && env.Position != d.Cause.Position {
-		if d, err = e.conflictAt(ctx, db, env.Position.Offset, entries[0].N); err != nil {
-			return nil, err
-		}
-		if d.Record == nil {
-			return nil, nil
-		}
-	}
-	return answerOf(&d, env.Position), nil
+	return e.answer(&d, m.Env.Position), nil
 }
 
 // conflictAt returns the decision of the conflicting delivery at an inbox offset, which comes after decision n; the
@@ -189,16 +155,14 @@ func (e *Env) conflictAt(ctx context.Context, db *Database, offset, n int64) (jo
 	return journal.Entry{}, nil
 }
 
-func answerOf(d *journal.Entry, at deja.Position) *decisionAnswer {
+func (e *Env) answer(d *journal.Entry, at deja.Position) *decisionAnswer {
 	a := &decisionAnswer{
 		N: d.N, Status: d.Decided.Status.String(), Code: d.Decided.Reason.Code, Detail: d.Decided.Reason.Detail,
 		Message: d.Cause.Position, Differs: d.Paths, Version: d.Version, Time: d.Time, Events: eventsOf(d),
 		Act: d.Act, Build: d.Build, Fold: d.Fold, Chain: fmt.Sprintf("%x", d.Chain), Duplicate: d.Cause.Position != at,
 	}
 	if d.Decided.Status == deja.Conflicted {
-		first := d.Cause.Position
-		first.Offset = d.First
-		a.First = first.String()
+		a.First = e.inbox(d.First).String()
 	}
 	return a
 }
@@ -265,4 +229,3 @@ func again(duplicates, conflicts int64) string {
 	}
 	return plural(duplicates, "duplicate") + ", suppressed; " + plural(conflicts, "conflict") + ", refused"
 }
-

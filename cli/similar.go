@@ -78,7 +78,7 @@ func (e *Env) completeKeys(cmd *cobra.Command, args []string, typed string) ([]s
 	if len(args) > 0 || e.compile() != nil {
 		return nil, directive
 	}
-	db, err := e.OpenReader(cmd.Context())
+	db, err := e.OpenReader(cmd.Context(), e.DB())
 	if err != nil {
 		return nil, directive
 	}

@@ -40,8 +40,8 @@ decisions up to that moment are folded.`,
 	return cmd
 }
 
-// stateAnswer is the state of a key.
-type stateAnswer struct {
+// A State is how the state of a key is answered in JSON.
+type State struct {
 	Key      string          `json:"key"`
 	Version  int64           `json:"version"`
 	Position deja.Position   `json:"position"`
@@ -50,8 +50,9 @@ type stateAnswer struct {
 	Note     string          `json:"note,omitempty"`
 }
 
-func stateOf(k replay.KeyState) stateAnswer {
-	return stateAnswer{Key: k.Stream.String(), Version: k.Version, Position: k.Position, State: k.State, Hash: k.Hash}
+// StateOf returns the answer of a state.
+func StateOf(k replay.KeyState) State {
+	return State{Key: k.Stream.String(), Version: k.Version, Position: k.Position, State: k.State, Hash: k.Hash}
 }
 
 func (e *Env) state(ctx context.Context, text string, at *moment) error {
@@ -63,7 +64,7 @@ func (e *Env) state(ctx context.Context, text string, at *moment) error {
 	if err != nil {
 		return err
 	}
-	db, err := e.OpenReader(ctx)
+	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (e *Env) state(ctx context.Context, text string, at *moment) error {
 	if k.Version == 0 {
 		e.adviseEmpty(at, stream)
 	}
-	a := stateOf(k)
+	a := StateOf(k)
 	a.Note = strings.Join(past.Cut.Notes, "; ")
 	return e.printState(a)
 }
@@ -103,15 +104,7 @@ func (e *Env) fold(ctx context.Context, db *Database, at *moment, match func(dej
 
 // storedState answers with what the store has.
 func (e *Env) storedState(ctx context.Context, db *Database, s deja.Stream) error {
-	row := driver.State{Stream: s}
-	rows, err := db.Store.Load(ctx, []deja.Stream{s})
-	if err != nil {
-		return err
-	}
-	if len(rows) > 0 {
-		row = rows[0]
-	}
-	k, err := db.Source.StoredState(row)
+	k, err := db.Present(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -120,7 +113,7 @@ func (e *Env) storedState(ctx context.Context, db *Database, s deja.Stream) erro
 			return err
 		}
 	}
-	return e.printState(stateOf(k))
+	return e.printState(StateOf(k))
 }
 
 // states answers for all keys that begin with a prefix, as the aggregate's name does.
@@ -130,7 +123,7 @@ func (e *Env) states(ctx context.Context, db *Database, prefix string, at *momen
 	print := func(k replay.KeyState) error {
 		found++
 		if e.json {
-			return e.Answer(stateOf(k))
+			return e.Answer(StateOf(k))
 		}
 		_, err := fmt.Fprintf(e.Stdout, "%-20s  %7d  %-22s  %s\n", k.Stream, k.Version, k.Position, k.State)
 		return err
@@ -163,7 +156,7 @@ func (e *Env) states(ctx context.Context, db *Database, prefix string, at *momen
 	return nil
 }
 
-func (e *Env) printState(a stateAnswer) error {
+func (e *Env) printState(a State) error {
 	if e.json {
 		return e.Answer(a)
 	}

@@ -23,7 +23,7 @@ func (e *Env) statsCommand() *cobra.Command {
 		Example: e.examples("stats", "stats --json"),
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			db, err := e.OpenReader(cmd.Context())
+			db, err := e.OpenReader(cmd.Context(), e.DB())
 			if err != nil {
 				return err
 			}

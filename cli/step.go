@@ -1,11 +1,10 @@
 package cli
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -48,7 +47,7 @@ type stepAnswer struct {
 }
 
 func (e *Env) step(ctx context.Context, s deja.Stream, at *moment) error {
-	db, err := e.OpenReader(ctx)
+	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
@@ -137,17 +136,15 @@ func (e *Env) printSteps(steps []stepAnswer) error {
 
 // stepText writes a step for people, on several lines.
 func (e *Env) stepText(a *stepAnswer) string {
-	var text bytes.Buffer
-	w := bufio.NewWriter(&text)
-	fmt.Fprintf(w, "%s  %s of %s  %s\n", e.paint(bold, fmt.Sprintf("decision %d", a.N)), a.Type, a.Key, a.Status)
-	fmt.Fprintf(w, "  decided %s  business time %s  message %s at %s\n", stamp(a.Time), day(a.BusinessTime), a.ID, a.Position)
+	var w strings.Builder
+	fmt.Fprintf(&w, "%s  %s of %s  %s\n", e.paint(bold, fmt.Sprintf("decision %d", a.N)), a.Type, a.Key, a.Status)
+	fmt.Fprintf(&w, "  decided %s  business time %s  message %s at %s\n", stamp(a.Time), day(a.BusinessTime), a.ID, a.Position)
 	if a.Code != "" {
-		fmt.Fprintf(w, "  because %s\n", a.Code)
+		fmt.Fprintf(&w, "  because %s\n", a.Code)
 	}
 	for _, ev := range a.Events {
-		fmt.Fprintf(w, "  %s %s\n", ev.Type, ev.Payload)
+		fmt.Fprintf(&w, "  %s %s\n", ev.Type, ev.Payload)
 	}
-	fmt.Fprintf(w, "  version %d  %s\n", a.Version, a.State)
-	_ = w.Flush() // into memory
-	return text.String()
+	fmt.Fprintf(&w, "  version %d  %s\n", a.Version, a.State)
+	return w.String()
 }

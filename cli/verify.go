@@ -56,18 +56,18 @@ type verdict struct {
 	Judged     int64       `json:"judged"`
 	NotJudged  int64       `json:"not_judged"` // decided by another build
 	Difference *difference `json:"difference"`
-	StateHash  replay.Hash `json:"state_hash"`
+	StateHash  string      `json:"state_hash"`
 }
 
 // difference is where a decision, made again, is another one.
 type difference struct {
-	N        int64         `json:"n"`
-	Message  deja.ID       `json:"message"`
-	Position deja.Position `json:"position"`
-	Key      string        `json:"key"`
-	Path     string        `json:"path"`
-	Recorded string        `json:"recorded"`
-	Again    string        `json:"again"`
+	N        int64   `json:"n"`
+	Message  deja.ID `json:"message"`
+	Position string  `json:"position"`
+	Key      string  `json:"key"`
+	Path     string  `json:"path"`
+	Recorded string  `json:"recorded"`
+	Again    string  `json:"again"`
 }
 
 // verifyAnswer is what all processes found.
@@ -84,7 +84,7 @@ type verifyAnswer struct {
 
 // verifyHere verifies in this process, and prints a verdict.
 func (e *Env) verifyHere(ctx context.Context) error {
-	db, err := e.OpenReader(ctx)
+	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
@@ -95,15 +95,15 @@ func (e *Env) verifyHere(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	out := verdict{Messages: v.Messages, Judged: v.Judged, NotJudged: v.NotJudged, StateHash: v.Hash}
+	out := verdict{Messages: v.Messages, Judged: v.Judged, NotJudged: v.NotJudged, StateHash: v.Hash.String()}
 	if d := v.First; d != nil {
-		out.Difference = &difference{d.N, d.Message, d.Position, keyText(d.Stream), d.Path, d.Recorded, d.Again}
+		out.Difference = &difference{d.N, d.Message, d.Position.String(), keyText(d.Stream), d.Path, d.Recorded, d.Again}
 	}
 	return e.Answer(out)
 }
 
 func (e *Env) verify(ctx context.Context, procs []int) error {
-	db, err := e.OpenReader(ctx)
+	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (e *Env) verify(ctx context.Context, procs []int) error {
 		switch {
 		case v.Messages != n:
 			e.Notef("the service went on meanwhile: the store's hash is at decision %d, the verdict at %d; they are not compared", n, v.Messages)
-		case v.StateHash != hash:
+		case v.StateHash != hash.String():
 			a.Equal = false
 		}
 	}

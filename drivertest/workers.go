@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-
-	"github.com/dejalog/deja/driver"
 )
 
 var workerCases = []testCase{
@@ -26,7 +24,7 @@ var workerCases = []testCase{
 	},
 }
 
-// workersInterleaved steps through two workers' transactions one call at a time, in an order drawn by chance.
+// workersInterleaved lets chance draw whose transaction is next, and whether the other takes over beside it.
 func workersInterleaved(b *bench) {
 	const messages = 30
 	r := rng(5)
@@ -38,20 +36,14 @@ func workersInterleaved(b *bench) {
 			ws[i] = b.worker("a", 0)
 			continue
 		}
-		w := ws[i]
+		w, other := ws[i], 1-i
 		batch, to := w.story.next(0, w.at)
-		from := w.at
-		tx, err := b.store.Begin(b.ctx, w.lease)
-		b.must(err)
-		other := 1 - i
+		var all sync.WaitGroup
 		if r.IntN(3) == 0 { // the other takes over in the middle, or waits until this one is done
-			var all sync.WaitGroup
 			all.Go(func() { ws[other] = b.tryWorker() })
-			err = finish(b, tx, batch, from, to)
-			all.Wait()
-		} else {
-			err = finish(b, tx, batch, from, to)
 		}
+		err := attempt(b.ctx, b.store, w.lease, w.at, batch, to)
+		all.Wait()
 		switch {
 		case err == nil:
 			m.commit(0, batch, to)
@@ -76,17 +68,6 @@ func (b *bench) tryWorker() *worker {
 		return nil
 	}
 	return &worker{b, "a", l, l.Progress}
-}
-
-func finish(b *bench, tx driver.Tx, batch *driver.Batch, from, to driver.Progress) error {
-	defer func() { _ = tx.Rollback(b.ctx) }()
-	if err := tx.Write(b.ctx, batch); err != nil {
-		return err
-	}
-	if err := tx.Advance(b.ctx, from, to); err != nil {
-		return err
-	}
-	return tx.Commit(b.ctx)
 }
 
 func workersAtOnce(b *bench) {

@@ -28,15 +28,17 @@ type outgoing struct {
 func (c *client) Do(ctx context.Context, r deja.Request) (deja.Outcome, error) {
 	env, err := c.envelope(&r)
 	if err != nil {
-		return deja.Outcome{}, err
+		return deja.Outcome{}, invalid(err)
 	}
 	return c.do(ctx, env)
 }
 
+func invalid(err error) error { return fmt.Errorf("%w: %w", deja.ErrInvalid, err) }
+
 func (c *client) do(ctx context.Context, env *deja.Envelope) (deja.Outcome, error) {
 	m, err := c.outgoing(env)
 	if err != nil {
-		return deja.Outcome{}, err
+		return deja.Outcome{}, invalid(err)
 	}
 	// The first outcome of a known message is the answer, whatever else waits to be handled. The delivery is
 	// recorded all the same.
@@ -75,7 +77,7 @@ func (c *client) Send(ctx context.Context, rs ...deja.Request) ([]deja.ID, error
 			ms[i], err = c.outgoing(env)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("request %d: %w", i, err)
+			return nil, fmt.Errorf("request %d: %w", i, invalid(err))
 		}
 		ids[i] = env.ID
 	}

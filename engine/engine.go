@@ -102,8 +102,13 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	defer e.running.Store(false)
 	ps, err := e.partitions()
-	if err != nil {
-		return err
+	for wait := backoffMin; err != nil; wait = min(2*wait, backoffMax) {
+		if ctx.Err() != nil || errors.Is(err, driver.ErrNotFound) {
+			return err
+		}
+		e.logger.Warn("the log cannot be reached; trying again", "error", err)
+		sleep(ctx, wait)
+		ps, err = e.partitions()
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -82,7 +82,7 @@ func (t *tx) writeLedger(es []driver.Entry) error {
 			return err
 		}
 		if t.db.conn.Changes() != 1 {
-			return fmt.Errorf("ledger key %s was settled already", e.Key)
+			return fmt.Errorf("ledger key %s was %w", e.Key, errSettled)
 		}
 	}
 	return nil

@@ -48,12 +48,13 @@ func newDB(path string) *DB {
 // Path returns the database's path, made absolute.
 func (db *DB) Path() string { return db.path }
 
-// Log returns the log in the file. Its Close does nothing: see [DB.Close].
-func (db *DB) Log() driver.Log { return &log{db} }
+// Log returns the log in the file. Its Close ends the use of that
+// value alone: the file is closed by [DB.Close].
+func (db *DB) Log() driver.Log { return &log{db: db} }
 
-// Store returns the store in the file, which is a [driver.Joint] of the file's log. Its Close does nothing: see
-// [DB.Close].
-func (db *DB) Store() driver.Store { return &store{db} }
+// Store returns the store in the file, which is a [driver.Joint] of the file's log. Its Close ends
+// the use of that value alone: the file is closed by [DB.Close].
+func (db *DB) Store() driver.Store { return &store{db: db} }
 
 // Size returns the bytes on disk, with those of the write-ahead log.
 func (db *DB) Size(ctx context.Context) (int64, error) {
@@ -228,7 +229,11 @@ func (db *DB) read(ctx context.Context, fn func(c *sqlite.Conn) error) error {
 
 // readWarm is read for what the engine looks up before each batch: on the connection that writes, whose cache
 // outlives commits. It does not wait for a core transaction.
-func (db *DB) readWarm(ctx context.Context, fn func(c *sqlite.Conn) error) error {
+func (s *store) readWarm(ctx context.Context, fn func(c *sqlite.Conn) error) error {
+	db := s.db
+	if s.closed.Load() {
+		return ErrClosed
+	}
 	if db.conn == nil || db.inTx.Load() {
 		return db.read(ctx, fn)
 	}

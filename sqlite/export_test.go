@@ -27,8 +27,15 @@ func (db *DB) LimitPages(n int64) error {
 // FailSync does what a failed sync in a commit does.
 func (db *DB) FailSync() error { return db.noted(sqlite.ResultIOErrFsync.ToError()) }
 
-// Abandon lets the file go as the death of the process does: nothing is written back, and the lock is free.
-func (db *DB) Abandon() error { return db.lock.lock.Unlock() }
+// Abandon closes a database in which a transaction may have been left open, as the death of the process leaves one.
+// Nobody may use the database any more.
+func (db *DB) Abandon() error {
+	if db.inTx.Swap(false) {
+		db.rollback()
+		db.release()
+	}
+	return db.Close()
+}
 
 // Of returns the database that a store is in.
 func Of(s driver.Store) *DB { return s.(*store).db }

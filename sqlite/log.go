@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -12,7 +13,10 @@ import (
 )
 
 // log is the log in a database. A topic is a table, and has one partition.
-type log struct{ db *DB }
+type log struct {
+	db     *DB
+	closed atomic.Bool
+}
 
 var (
 	_ driver.Log      = (*log)(nil)
@@ -26,10 +30,7 @@ const (
 
 // Topic returns a topic's identity. The cluster is the file.
 func (l *log) Topic(ctx context.Context, name string) (driver.Topic, error) {
-	if err := l.db.usable(); err != nil {
-		return driver.Topic{}, err
-	}
-	t, err := l.db.topic(ctx, name)
+	t, err := l.partition(ctx, name, 0)
 	if err != nil {
 		return driver.Topic{}, err
 	}
@@ -151,6 +152,9 @@ func (t *topic) bounds(c *sqlite.Conn) (first, end int64, err error) {
 
 // partition returns a topic of which there must be that partition.
 func (l *log) partition(ctx context.Context, name string, partition int32) (*topic, error) {
+	if l.closed.Load() {
+		return nil, ErrClosed
+	}
 	if err := l.db.usable(); err != nil {
 		return nil, err
 	}
@@ -160,5 +164,8 @@ func (l *log) partition(ctx context.Context, name string, partition int32) (*top
 	return l.db.topic(ctx, name)
 }
 
-// Close does nothing: the log lives as long as its [DB].
-func (l *log) Close() error { return nil }
+// Close ends the use of this log; what it refers to lives as long as its [DB].
+func (l *log) Close() error {
+	l.closed.Store(true)
+	return nil
+}

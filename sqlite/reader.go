@@ -17,7 +17,7 @@ func (s *store) Progress(ctx context.Context, partition int32) (driver.Progress,
 	if partition != 0 {
 		return l.Progress, ctx.Err()
 	}
-	err := s.db.read(ctx, func(c *sqlite.Conn) error { return readLease(c, &l) })
+	err := s.read(ctx, func(c *sqlite.Conn) error { return readLease(c, &l) })
 	return l.Progress, err
 }
 
@@ -29,7 +29,7 @@ func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, 
 	keys = slices.Clone(keys)
 	slices.SortFunc(keys, func(a, b deja.ID) int { return bytes.Compare(a[:], b[:]) })
 	keys = slices.Compact(keys)
-	err = s.db.readWarm(ctx, func(c *sqlite.Conn) error {
+	err = s.readWarm(ctx, func(c *sqlite.Conn) error {
 		es, err = lookup(c, keys)
 		return err
 	})
@@ -67,7 +67,7 @@ func readEntry(st *sqlite.Stmt) (e driver.Entry) {
 
 // Find returns entries in a range of keys.
 func (s *store) Find(ctx context.Context, lo, hi deja.ID, limit int) (es []driver.Entry, err error) {
-	err = s.db.read(ctx, func(c *sqlite.Conn) error {
+	err = s.read(ctx, func(c *sqlite.Conn) error {
 		es = nil
 		return query(c, "SELECT key, hash, offset, n, status FROM deja_ledger WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?",
 			func(st *sqlite.Stmt) error { es = append(es, readEntry(st)); return nil }, lo[:], hi[:], max(limit, 0))
@@ -89,7 +89,7 @@ func (s *store) Load(ctx context.Context, streams []deja.Stream) (ss []driver.St
 	streams = slices.Clone(streams)
 	slices.SortFunc(streams, func(a, b deja.Stream) int { return compareStreams(&a, &b) })
 	streams = slices.Compact(streams)
-	err = s.db.readWarm(ctx, func(c *sqlite.Conn) error {
+	err = s.readWarm(ctx, func(c *sqlite.Conn) error {
 		ss, err = load(c, streams)
 		return err
 	})
@@ -137,7 +137,7 @@ func readStream(st *sqlite.Stmt, col int) deja.Stream {
 
 // States returns the states after a stream.
 func (s *store) States(ctx context.Context, after deja.Stream, limit int) (ss []driver.State, err error) {
-	err = s.db.read(ctx, func(c *sqlite.Conn) error {
+	err = s.read(ctx, func(c *sqlite.Conn) error {
 		var data blobs
 		ss = nil
 		return query(c, selectStates, func(st *sqlite.Stmt) error {
@@ -163,7 +163,7 @@ func (s *store) Parked(ctx context.Context, partition int32, stream deja.Stream,
 	if stream != (deja.Stream{}) {
 		sql, args = selectParkedStream, []any{stream.Tenant, stream.Aggregate, stream.Key, from, max(limit, 0)}
 	}
-	err = s.db.read(ctx, func(c *sqlite.Conn) error {
+	err = s.read(ctx, func(c *sqlite.Conn) error {
 		ps = nil
 		return query(c, sql, func(st *sqlite.Stmt) error {
 			p := driver.Parked{Offset: st.ColumnInt64(0), Stream: readStream(st, 1), N: st.ColumnInt64(5)}
@@ -177,7 +177,7 @@ func (s *store) Parked(ctx context.Context, partition int32, stream deja.Stream,
 
 // Repeats returns what is counted for a key.
 func (s *store) Repeats(ctx context.Context, key deja.ID) (rs []driver.Repeat, err error) {
-	err = s.db.read(ctx, func(c *sqlite.Conn) error {
+	err = s.read(ctx, func(c *sqlite.Conn) error {
 		rs = nil
 		return query(c, "SELECT conflict, count, first, last FROM deja_repeats WHERE key = ? ORDER BY conflict",
 			func(st *sqlite.Stmt) error {

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"zombiezen.com/go/sqlite"
 
@@ -10,7 +11,10 @@ import (
 )
 
 // store is the store in a database: a cache of the log beside it.
-type store struct{ db *DB }
+type store struct {
+	db     *DB
+	closed atomic.Bool
+}
 
 var (
 	_ driver.Store = (*store)(nil)
@@ -26,7 +30,7 @@ func (s *store) Joint(l driver.Log) bool {
 // Acquire takes the only partition over. It waits for a core transaction in flight.
 func (s *store) Acquire(ctx context.Context, a driver.Assignment) (driver.Lease, error) {
 	l := driver.Lease{Assignment: a}
-	err := s.db.write(ctx, func(c *sqlite.Conn) error {
+	err := s.write(ctx, func(c *sqlite.Conn) error {
 		if a.Partition != 0 {
 			return fmt.Errorf("no partition %d: an embedded store has one, 0", a.Partition)
 		}
@@ -72,7 +76,7 @@ func (db *DB) belongs(c *sqlite.Conn, role string, t driver.Topic) error {
 
 // Unlogged returns nothing: what is committed is in the journal.
 func (s *store) Unlogged(ctx context.Context, _ int32, _ int64, _ int) ([]driver.JournalRecord, error) {
-	if err := s.db.usable(); err != nil {
+	if err := s.usable(); err != nil {
 		return nil, err
 	}
 	return nil, ctx.Err()
@@ -80,7 +84,7 @@ func (s *store) Unlogged(ctx context.Context, _ int32, _ int64, _ int) ([]driver
 
 // Logged notes how far the journal was read back.
 func (s *store) Logged(ctx context.Context, l driver.Lease, to driver.Logged) error {
-	return s.db.write(ctx, func(c *sqlite.Conn) error {
+	return s.write(ctx, func(c *sqlite.Conn) error {
 		return fenced(c, `UPDATE deja_lease SET logged_n = max(logged_n, ?), logged_offset = max(logged_offset, ?)
 			WHERE epoch = ? AND nonce = ?`, to.N, to.Offset, l.Epoch, l.Nonce[:])
 	})
@@ -88,7 +92,7 @@ func (s *store) Logged(ctx context.Context, l driver.Lease, to driver.Logged) er
 
 // Reset empties the store, and makes the projections' tables of the lease anew.
 func (s *store) Reset(ctx context.Context, l driver.Lease) error {
-	return s.db.write(ctx, func(c *sqlite.Conn) error {
+	return s.write(ctx, func(c *sqlite.Conn) error {
 		if err := fenced(c, "UPDATE deja_lease SET token = zeroblob(16) WHERE epoch = ? AND nonce = ?", l.Epoch, l.Nonce[:]); err != nil {
 			return err
 		}
@@ -125,5 +129,29 @@ func fenced(c *sqlite.Conn, sql string, args ...any) error {
 	return nil
 }
 
-// Close does nothing: the store lives as long as its [DB].
-func (s *store) Close() error { return nil }
+// Close ends the use of this store; what it refers to lives as long as its [DB].
+func (s *store) Close() error {
+	s.closed.Store(true)
+	return nil
+}
+
+func (s *store) usable() error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	return s.db.usable()
+}
+
+func (s *store) write(ctx context.Context, fn func(c *sqlite.Conn) error) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	return s.db.write(ctx, fn)
+}
+
+func (s *store) read(ctx context.Context, fn func(c *sqlite.Conn) error) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	return s.db.read(ctx, fn)
+}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"zombiezen.com/go/sqlite"
+
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 )
@@ -30,12 +32,17 @@ var _ driver.Tx = (*tx)(nil)
 var (
 	errEnded    = errors.New("the transaction has ended")
 	errAdvanced = errors.New("the transaction has advanced: nothing may be written after that")
+	errSettled  = errors.New("settled already")
 	errNoCommit = errors.New("commit before advance")
 )
 
-// Begin waits until no other transaction writes. The lease's fence holds from here on, as nobody else can acquire.
+// Begin waits until no other transaction writes. Under a lease that was taken over it begins one in which every call
+// gives ErrFenced; else the fence holds from here on, as nobody can acquire before the end.
 func (s *store) Begin(ctx context.Context, l driver.Lease) (driver.Tx, error) {
 	db := s.db
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
 	if err := db.take(ctx); err != nil {
 		return nil, err
 	}
@@ -46,12 +53,12 @@ func (s *store) Begin(ctx context.Context, l driver.Lease) (driver.Tx, error) {
 	t := &tx{db: db, lease: l, token: random()}
 	t.sql.tx = t
 	err := fenced(db.conn, "UPDATE deja_lease SET token = ? WHERE epoch = ? AND nonce = ?", t.token, l.Epoch, l.Nonce[:])
-	if err != nil {
-		err = db.noted(err)
+	if err != nil && !errors.Is(err, driver.ErrFenced) {
 		db.rollback()
 		db.release()
-		return nil, err
+		return nil, db.noted(err)
 	}
+	t.err = err
 	db.inTx.Store(true)
 	return t, nil
 }
@@ -81,12 +88,17 @@ func (t *tx) fail(err error) error {
 	return t.err
 }
 
-// Write writes a batch at once.
+// Write writes a batch at once. That a row contradicts one that is there comes from Advance: if somebody else has
+// decided the same messages meanwhile, it is no fault of the batch.
 func (t *tx) Write(ctx context.Context, b *driver.Batch) error {
 	if err := t.check(ctx); err != nil {
 		return err
 	}
-	return t.fail(t.write(b))
+	err := t.fail(t.write(b))
+	if sqlite.ErrCode(err).ToPrimary() == sqlite.ResultConstraint || errors.Is(err, errSettled) {
+		return nil
+	}
+	return err
 }
 
 // SQL returns the projections' side of the transaction.
@@ -95,6 +107,9 @@ func (t *tx) SQL() deja.Tx { return &t.sql }
 // Advance moves the progress on.
 func (t *tx) Advance(ctx context.Context, from, to driver.Progress) error {
 	if err := t.check(ctx); err != nil {
+		if !t.ended && t.elsewhere(from) {
+			return driver.ErrFenced
+		}
 		return err
 	}
 	l := &t.lease
@@ -106,6 +121,13 @@ func (t *tx) Advance(ctx context.Context, from, to driver.Progress) error {
 	}
 	t.advanced = err == nil
 	return t.fail(err)
+}
+
+// elsewhere reports whether it is certain that the store is not where the caller left it.
+func (t *tx) elsewhere(from driver.Progress) bool {
+	there, err := queryInt(t.db.conn, "SELECT count(*) FROM deja_lease WHERE position = ? AND n = ? AND chain = ?",
+		from.Position, from.N, from.Chain[:])
+	return err == nil && there == 0
 }
 
 // Commit makes the transaction durable, and wakes those that wait for its journal.

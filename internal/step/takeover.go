@@ -64,20 +64,23 @@ func (w *Worker) meet(ctx context.Context, rebuild bool) error {
 	if rebuild && !w.joint {
 		found = survey{back: true, void: true} // what the store has beyond the journal is given up, and may still be on its way
 	}
-	if found.back {
+	stale := w.progress.N > 0 && w.progress.Fold != w.cfg.Machine.FoldVersion()
+	reset := rebuild || stale || found.void
+	if found.back || reset {
 		if err := w.publishOld(ctx, found); err != nil {
 			return err
 		}
-		if err := w.beginLife(ctx, found.end); err != nil {
-			return err
-		}
 	}
-	stale := w.progress.N > 0 && w.progress.Fold != w.cfg.Machine.FoldVersion()
-	if rebuild || stale || found.void {
+	if reset { // before the new life: once that is announced, what the store has must be of it, or in the journal
 		if err := w.reset(ctx); err != nil {
 			return err
 		}
 		from = driver.Logged{}
+	}
+	if found.back {
+		if err := w.beginLife(ctx, from); err != nil {
+			return err
+		}
 	}
 	r := journal.NewReader(w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, from)
 	if err := w.adopt(ctx, r, found.back); err != nil {
@@ -165,8 +168,8 @@ func (w *Worker) survey(ctx context.Context, from driver.Logged) (survey, error)
 	return survey{end: end, back: back, void: later >= 0 && p.N > later}, err
 }
 
-// publishOld publishes what a store that went back still keeps of its life, before the next one begins: after the
-// marker it would not count any more.
+// publishOld publishes what the store keeps beyond the journal, before a new life begins or the store is emptied: after
+// that it would not count, or not be there, any more.
 func (w *Worker) publishOld(ctx context.Context, found survey) error {
 	if w.joint || found.void || found.end.N >= w.progress.N {
 		return nil

@@ -18,9 +18,12 @@ import (
 
 // A Database is a log and a store in one, such as [sqlite.DB].
 type Database interface {
-	Log() driver.Log     // has one partition
-	Store() driver.Store // commits into that log's journal
-	Close() error        // log and store fail from then on
+	// Log returns the log, which has one partition.
+	Log() driver.Log
+	// Store returns the store, which commits into that log's journal.
+	Store() driver.Store
+	// Close closes both.
+	Close() error
 }
 
 // File returns how to open the database in a file, which is created if there is none.

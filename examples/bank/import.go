@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dejalog/deja/cli"
+	"github.com/dejalog/deja/examples/bank/berka"
+	"github.com/dejalog/deja/examples/bank/importer"
+	"github.com/dejalog/deja/replay"
+)
+
+func importCommand(e *cli.Env) *cobra.Command {
+	var redeliver float64
+	cmd := &cobra.Command{
+		Use:   "import [FILE.csv]",
+		Short: "Import transactions: those of a CSV, or the ones that the program ships",
+		Long: `Import transactions: those of a CSV file, of the standard input (-), or the ones that the program ships.
+
+A transaction's message ID comes from the bank's number, so importing again applies nothing. An import that was
+interrupted goes on if it is run again. --redeliver delivers a part of the messages twice, some only after a restart.`,
+		Example: "  bank import --db bank.db\n  bank import transactions.csv --redeliver 0.05 --json",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !(redeliver >= 0 && redeliver <= 1) {
+				return cli.Usagef("--redeliver %v: want a part, from 0 to 1", redeliver)
+			}
+			source, err := openSource(e, args)
+			if err != nil {
+				return err
+			}
+			defer source.Close()
+			return runImport(cmd.Context(), e, source, redeliver)
+		},
+	}
+	cmd.Flags().Float64Var(&redeliver, "redeliver", 0, "the `PART` of the messages to deliver twice, 0 to 1")
+	return cmd
+}
+
+// openSource opens what the arguments name.
+func openSource(e *cli.Env, args []string) (*source, error) {
+	switch {
+	case len(args) == 0:
+		r, err := berka.Data()
+		return &source{ReadCloser: r}, err
+	case args[0] == "-":
+		return &source{ReadCloser: io.NopCloser(e.Stdin)}, nil
+	}
+	f, err := os.Open(args[0])
+	if err != nil {
+		return nil, cli.Usagef("%w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &source{ReadCloser: f, size: info.Size()}, nil
+}
+
+// source is a CSV, and how much of it was read.
+type source struct {
+	io.ReadCloser
+	read, size int64 // bytes; the size is zero where it is not known
+	err        error // why a row could not be read
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	s.read += int64(n)
+	return n, err
+}
+
+// rows yields the transactions, and notes what is wrong with the file.
+func (s *source) rows() iter.Seq2[berka.Transaction, error] {
+	return func(yield func(berka.Transaction, error) bool) {
+		for t, err := range berka.Read(s) {
+			s.err = err
+			if !yield(t, err) {
+				return
+			}
+		}
+	}
+}
+
+// total estimates how many messages there will be.
+func (s *source) total(sent int64) int64 {
+	if s.read == 0 {
+		return 0
+	}
+	return int64(float64(sent) * float64(s.size) / float64(s.read))
+}
+
+// importAnswer counts the messages of a run, by what became of them.
+type importAnswer struct {
+	Messages   int64       `json:"messages"`
+	Applied    int64       `json:"applied"`
+	Duplicates int64       `json:"duplicates"`
+	Conflicts  int64       `json:"conflicts"`
+	Rejected   int64       `json:"rejected"`
+	Dead       int64       `json:"dead"`
+	Seconds    float64     `json:"seconds"`
+	PerSecond  float64     `json:"per_second"`
+	StateHash  replay.Hash `json:"state_hash"`
+}
+
+func runImport(ctx context.Context, e *cli.Env, s *source, redeliver float64) error {
+	a, parked, err := importAll(ctx, e, e.DB(), s, importer.Config{Redeliver: redeliver})
+	if ctx.Err() != nil {
+		e.Notef("the same import, run again, goes on where this one ended")
+	}
+	if err != nil && s.err == nil {
+		return err
+	}
+	if err := printImport(e, a); err != nil {
+		return err
+	}
+	if parked > 0 {
+		e.Notef("%d messages are parked, and wait for an operator: see `parked`", parked)
+	}
+	switch {
+	case err != nil:
+		return cli.Usagef("%w; what came before it is imported", err)
+	case a.Conflicts > 0:
+		return cli.Nof("%d messages were refused: their IDs belong to other messages; see `log --status conflict`", a.Conflicts)
+	}
+	return nil
+}
+
+// importAll imports a source into the file at path, and tells what became of it. It is complete if the error is the source's own.
+func importAll(ctx context.Context, e *cli.Env, path string, s *source, cfg importer.Config) (a importAnswer, parked int64, err error) {
+	tell, end := e.Progress("importing")
+	cfg.Open, cfg.Transactions = importer.File(path), s.rows()
+	cfg.Progress = func(handled, sent int64) { tell(handled, max(s.total(sent), sent)) }
+	r, err := importer.Run(ctx, cfg)
+	end()
+	if err != nil && s.err == nil {
+		return a, 0, err
+	}
+	db, openErr := e.OpenReader(ctx, path)
+	if openErr != nil {
+		return a, 0, openErr
+	}
+	defer db.Close()
+	a = importAnswer{r.Messages, r.Applied, r.Duplicates, r.Conflicts, r.Rejected, r.Dead, r.Seconds, r.PerSecond, replay.Hash{}}
+	hash, hashErr := e.StateHash(ctx, db)
+	a.StateHash = hash
+	return a, r.Parked, errors.Join(err, hashErr)
+}
+
+func printImport(e *cli.Env, a importAnswer) error {
+	if e.JSON() {
+		return e.Answer(a)
+	}
+	_, err := fmt.Fprintf(e.Stdout, `%8d messages in %.2f s, %.0f a second
+%8d applied
+%8d duplicates suppressed
+%8d conflicts refused
+%8d rejected
+%8d dead
+state hash %s
+`, a.Messages, a.Seconds, a.PerSecond, a.Applied, a.Duplicates, a.Conflicts, a.Rejected, a.Dead, a.StateHash)
+	return err
+}
