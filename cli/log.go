@@ -76,15 +76,16 @@ func (e *Env) log(ctx context.Context, q *logQuery) error {
 		if err != nil {
 			return err
 		}
+		if !match(d) {
+			continue
+		}
 		if q.limit > 0 && found == q.limit {
-			e.Notef("more after decision %d: raise --limit", d.N-1)
+			e.Notef("there are more, from decision %d on at %s: raise --limit, or add --from %s", d.N, d.Cause.Position, d.Cause.Position)
 			break
 		}
-		if match(d) {
-			found++
-			if err := print(d); err != nil {
-				return err
-			}
+		found++
+		if err := print(d); err != nil {
+			return err
 		}
 	}
 	e.Notef("%s", plural(found, "decision"))

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -59,5 +60,5 @@ func (e *Env) rebuild(ctx context.Context) error {
 	if e.json {
 		return e.Answer(a)
 	}
-	return e.fields("messages", a.Messages, "state hash before", a.Before, "state hash after", a.After, "seconds", a.Seconds)
+	return e.fields("messages", a.Messages, "state hash before", a.Before, "state hash after", a.After, "seconds", fmt.Sprintf("%.3f", a.Seconds))
 }

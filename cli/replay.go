@@ -14,8 +14,10 @@ import (
 	"github.com/dejalog/deja/sqlite"
 )
 
-// partialSuffix names the file that lies beside a replay which is not finished.
-const partialSuffix = ".partial"
+const (
+	partialSuffix = ".partial" // of the file beside a replay that is not finished
+	lockSuffix    = ".lock"    // of the lock file of a database
+)
 
 func (e *Env) replayCommand() *cobra.Command {
 	var to moment
@@ -156,16 +158,27 @@ func (e *Env) Into(ctx context.Context, db *Database, path string, opt replay.Op
 
 // claim makes sure that a file may be filled: it is not there, or what an earlier replay left unfinished.
 func claim(path string) error {
-	switch _, err := os.Stat(path + partialSuffix); {
-	case err == nil:
-		return nil
-	case !errors.Is(err, fs.ErrNotExist):
+	partial, err := exists(path + partialSuffix)
+	if err != nil {
 		return err
 	}
-	for _, name := range []string{path, path + ".lock"} {
-		if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
-			return Usagef("--into %s: %s is there already; name a new file, or remove it first", path, name)
+	lock, err := exists(path + lockSuffix)
+	if err != nil {
+		return err
+	}
+	file, err := exists(path)
+	switch {
+	case err != nil:
+		return err
+	case partial && (lock || !file):
+		return nil
+	case partial: // only the last step of sealing it was left
+		if err := os.Remove(path + partialSuffix); err != nil {
+			return err
 		}
+	}
+	if file || lock {
+		return Usagef("--into %s: it is there already; name a new file, or remove it and its %s first", path, lockSuffix)
 	}
 	f, err := os.OpenFile(path+partialSuffix, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -174,12 +187,20 @@ func claim(path string) error {
 	return f.Close()
 }
 
+func exists(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // seal ends a replay into a file: it notes the hash of its states, and makes it read-only.
 func seal(path string, h replay.Hash) error {
 	if err := noteHash(path, h); err != nil {
 		return err
 	}
-	if err := os.Remove(path + ".lock"); err != nil {
+	if err := os.Remove(path + lockSuffix); err != nil {
 		return err
 	}
 	return os.Remove(path + partialSuffix)

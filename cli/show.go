@@ -221,11 +221,15 @@ func idText(id deja.ID) string {
 
 // again tells how often an ID came again.
 func again(duplicates, conflicts int64) string {
-	switch {
-	case duplicates == 0 && conflicts == 0:
-		return "never"
-	case conflicts == 0:
-		return plural(duplicates, "duplicate") + ", suppressed"
+	var parts []string
+	if duplicates > 0 {
+		parts = append(parts, plural(duplicates, "duplicate")+", suppressed")
 	}
-	return plural(duplicates, "duplicate") + ", suppressed; " + plural(conflicts, "conflict") + ", refused"
+	if conflicts > 0 {
+		parts = append(parts, plural(conflicts, "conflict")+", refused")
+	}
+	if len(parts) == 0 {
+		return "never"
+	}
+	return strings.Join(parts, "; ")
 }

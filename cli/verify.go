@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -56,7 +57,7 @@ type verdict struct {
 	Judged     int64       `json:"judged"`
 	NotJudged  int64       `json:"not_judged"` // decided by another build
 	Difference *difference `json:"difference"`
-	StateHash  string      `json:"state_hash"`
+	StateHash  string      `json:"state_hash,omitempty"` // none where there is a difference
 }
 
 // difference is where a decision, made again, is another one.
@@ -95,8 +96,10 @@ func (e *Env) verifyHere(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	out := verdict{Messages: v.Messages, Judged: v.Judged, NotJudged: v.NotJudged, StateHash: v.Hash.String()}
-	if d := v.First; d != nil {
+	out := verdict{Messages: v.Messages, Judged: v.Judged, NotJudged: v.NotJudged}
+	if d := v.First; d == nil {
+		out.StateHash = v.Hash.String()
+	} else {
 		out.Difference = &difference{d.N, d.Message, d.Position.String(), keyText(d.Stream), d.Path, d.Recorded, d.Again}
 	}
 	return e.Answer(out)
@@ -118,7 +121,7 @@ func (e *Env) verify(ctx context.Context, procs []int) error {
 	for _, p := range procs {
 		v, err := e.child(ctx, p)
 		if err != nil {
-			return fmt.Errorf("verify with %d processors: %w", p, err)
+			return fmt.Errorf("verify under GOMAXPROCS %d: %w", p, err)
 		}
 		a.Runs = append(a.Runs, v)
 		a.Messages, a.Judged, a.NotJudged = v.Messages, v.Judged, v.NotJudged
@@ -193,7 +196,7 @@ func (e *Env) judge(a *verifyAnswer) error {
 	}
 	last := a.Runs[len(a.Runs)-1]
 	if d := last.Difference; d != nil {
-		return Nof("with %d processors, decision %d of message %s at %s (%s) is another one when it is made again: %s was recorded as %s, and is %s",
+		return Nof("under GOMAXPROCS %d, decision %d of message %s at %s (%s) is another one when it is made again: %s was recorded as %s, and is %s",
 			last.Procs, d.N, d.Message, d.Position, d.Key, d.Path, d.Recorded, d.Again)
 	}
 	return Nof("the states in the store are not those that the record gives; `%s` makes the store anew", e.hint("rebuild"))
@@ -206,7 +209,7 @@ func (e *Env) printVerdict(a *verifyAnswer) error {
 	}
 	var runs string
 	for _, r := range a.Runs {
-		runs += fmt.Sprintf("%d processors: %d judged, %d not, states %s\n", r.Procs, r.Judged, r.NotJudged, r.StateHash)
+		runs += fmt.Sprintf("GOMAXPROCS %d: %d judged, %d not, states %s\n", r.Procs, r.Judged, r.NotJudged, cmp.Or(r.StateHash, "different"))
 	}
 	return e.fields("result", result, "messages", a.Messages, "judged", a.Judged, "not judged", a.NotJudged,
 		"store's hash", a.StateHash, "runs", runs[:max(len(runs)-1, 0)], "seconds", fmt.Sprintf("%.1f", a.Seconds))

@@ -127,11 +127,12 @@ func (a Account) Close(d *deja.Decision, c Close) error {
 }
 
 func (a Account) onDeposit(d *deja.Decision, r deja.Reply[Deposit]) error {
-	if r.Rejection != nil {
-		d.Record(Deposited{r.Command.Amount})
-		return nil
+	switch r.Rejection {
+	case nil:
+		d.Record(Closed{})
+	default:
+		d.Record(Deposited(r.Command))
 	}
-	d.Record(Closed{})
 	return nil
 }
 

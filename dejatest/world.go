@@ -2,6 +2,7 @@ package dejatest
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"testing"
 	"time"
@@ -167,14 +168,17 @@ func (w *World) request(r deja.Request) (request, error) {
 	n := len(w.script)
 	env, err := message(w.m, r, deja.DeriveID("deja/dejatest/world", strconv.Itoa(n+1)))
 	if err != nil {
-		return request{}, err
+		return request{}, fmt.Errorf("%w: %w", deja.ErrInvalid, err)
 	}
 	hash, err := wire.ContentHash(env)
+	if err != nil {
+		return request{}, fmt.Errorf("%w: %s: %w", deja.ErrInvalid, env.Type, err)
+	}
 	return request{
 		env:   env,
 		id:    identity{wire.LedgerKey(w.m.Name(), env), hash},
 		place: place.Partition(env.Stream.Key, partitions),
 		value: wire.AppendMessage(nil, env),
 		at:    began.Add(time.Duration(n) * time.Second),
-	}, err
+	}, nil
 }

@@ -135,8 +135,8 @@ func TestAWorldRefusesWhatAClientRefuses(t *testing.T) {
 		"no row":     {Key: "1", Command: Close{}},
 		"no id":      {Key: "1", Command: Idle{}, ID: deja.ID{1}},
 	} {
-		if _, err := w.Do(r); err == nil {
-			t.Errorf("%s: no error", name)
+		if _, err := w.Do(r); !errors.Is(err, deja.ErrInvalid) {
+			t.Errorf("%s: got %v, want %v", name, err, deja.ErrInvalid)
 		}
 	}
 	w.WantHash(before)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/dejalog/deja"
@@ -49,9 +50,9 @@ var brokenLogs = []broken{
 	{
 		name: "the log loses what many append", caughtBy: "append by many",
 		log: func(l *memory.Log) driver.Log {
-			n := 0
+			var n atomic.Int64
 			return &bentLog{Log: l, append: func(l *memory.Log, topic string, rs []driver.Record) ([]deja.Position, error) {
-				if n++; n%50 == 0 {
+				if n.Add(1)%50 == 0 {
 					return make([]deja.Position, len(rs)), nil
 				}
 				return l.Append(background, topic, rs)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"zombiezen.com/go/sqlite"
+
+	"github.com/dejalog/deja/driver"
 )
 
 var (
@@ -36,7 +38,7 @@ var (
 
 // errRolledBack is what a transaction ends with that the engine gave up by itself. SQLite does so when the disk is
 // full, on input/output errors and when memory runs out, and later statements would then commit one by one.
-var errRolledBack = errors.New("the transaction was rolled back by the database engine")
+var errRolledBack = fmt.Errorf("the database engine rolled the transaction back by itself: %w", driver.ErrFenced)
 
 // opening wraps the error of opening a file, giving what SQLite found the name that callers test for.
 func opening(path string, err error) error {
@@ -48,10 +50,16 @@ func opening(path string, err error) error {
 		return fmt.Errorf("open %s: %w: %w", path, ErrNotDeja, err)
 	case code == sqlite.ResultCorrupt:
 		return fmt.Errorf("open %s: %w: %w; %s", path, ErrCorrupt, err, restore)
-	case code == sqlite.ResultReadOnly:
-		return fmt.Errorf("open %s for writing: %w: the file or its directory is write-protected (%w)", path, ErrReadOnly, err)
 	}
 	return fmt.Errorf("open %s: %w", path, err)
+}
+
+// openingToWrite is opening for a file that was to be written.
+func openingToWrite(path string, err error) error {
+	if sqlite.ErrCode(err).ToPrimary() == sqlite.ResultReadOnly {
+		return fmt.Errorf("open %s for writing: %w: the file or its directory is write-protected (%w)", path, ErrReadOnly, err)
+	}
+	return opening(path, err)
 }
 
 // undurable reports whether err says that a write may be lost although the engine tried to make it durable. After a

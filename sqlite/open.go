@@ -49,13 +49,13 @@ func openWriting(ctx context.Context, path string, adopt bool) (_ *DB, err error
 	}
 	c, err := openConn(path)
 	if err != nil {
-		return nil, errors.Join(opening(path, err), lock.release(true))
+		return nil, errors.Join(openingToWrite(path, err), lock.release(true))
 	}
 	db := newDB(path)
 	db.lock, db.conn, db.guard = lock, c, new(guard)
 	if err := db.prepare(adopt); err != nil {
 		// Of a database that is not this program's, nothing may be left lying about.
-		return nil, errors.Join(opening(path, err), c.Close(), lock.release(errors.Is(err, ErrNotDeja)))
+		return nil, errors.Join(openingToWrite(path, err), c.Close(), lock.release(errors.Is(err, ErrNotDeja)))
 	}
 	db.pool, err = openPool(path, sqlite.OpenReadOnly)
 	if err != nil {
@@ -213,25 +213,26 @@ func OpenReadOnly(ctx context.Context, path string) (*DB, error) {
 	case info.Size() == 0:
 		return nil, fmt.Errorf("open %s for reading: %w: the file is empty", path, ErrNotDeja)
 	}
-	db := newDB(path)
-	db.pool, err = openPool(path, sqlite.OpenReadOnly)
-	if err == nil {
-		if err = db.inspect(ctx); cannotShare(err) && !hasWAL(path) {
-			// Where the files that readers and writers share cannot be made, nobody writes.
-			err = errors.Join(db.pool.Close())
-			if err == nil {
-				db.pool, err = openPool(immutable(path), sqlite.OpenReadOnly|sqlite.OpenURI)
-			}
-			if err == nil {
-				err = db.inspect(ctx)
-			}
-		}
+	db, err := openReading(ctx, path, path, sqlite.OpenReadOnly)
+	if cannotShare(err) && !hasWAL(path) {
+		// The files that readers and writers share cannot be made, and there are none: nobody writes.
+		db, err = openReading(ctx, path, immutable(path), sqlite.OpenReadOnly|sqlite.OpenURI)
 	}
 	if err != nil {
-		if db.pool != nil {
-			err = errors.Join(opening(path, err), db.pool.Close())
-		}
+		return nil, opening(path, err)
+	}
+	return db, nil
+}
+
+func openReading(ctx context.Context, path, uri string, flags sqlite.OpenFlags) (*DB, error) {
+	pool, err := openPool(uri, flags)
+	if err != nil {
 		return nil, err
+	}
+	db := newDB(path)
+	db.pool = pool
+	if err := db.inspect(ctx); err != nil {
+		return nil, errors.Join(err, pool.Close())
 	}
 	return db, nil
 }

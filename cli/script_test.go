@@ -1,0 +1,136 @@
+package cli_test
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/cli"
+	"github.com/dejalog/deja/engine"
+	"github.com/dejalog/deja/internal/till"
+	"github.com/dejalog/deja/sqlite"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"shop": func() { os.Exit(shop()) }})
+}
+
+// TestScripts runs the scripts in testdata against a shop: internal/till with the commands of every service.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"hold":     hold,
+			"damage":   damage,
+			"truncate": truncate,
+			"exec-sql": execSQL,
+		},
+	})
+}
+
+// shop is the program. BROKEN makes it the build in which till.Crash fails, MAX_TAKE another one that takes no more.
+func shop() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	most, _ := strconv.ParseInt(cmp.Or(os.Getenv("MAX_TAKE"), "0"), 10, 64)
+	app := cli.App{
+		Service: till.Service(till.Variant{Broken: func() bool { return os.Getenv("BROKEN") != "" }, MaxTake: most}),
+		Short:   "A shop",
+		Commands: func(e *cli.Env) []*cobra.Command {
+			return []*cobra.Command{{Use: "send", RunE: func(cmd *cobra.Command, _ []string) error { return send(cmd.Context(), e) }}}
+		},
+	}
+	return app.Main(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+}
+
+// send sends the messages of the standard input, one by one: the first digits of the ID, the key, a word, its argument, and
+// a business date if it has one.
+func send(ctx context.Context, e *cli.Env) error {
+	db, err := e.OpenWriter(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return e.Run(ctx, db, func(ctx context.Context, eng *engine.Engine) error {
+		lines := bufio.NewScanner(e.Stdin)
+		for lines.Scan() {
+			r, err := parse(lines.Text())
+			if err != nil {
+				return err
+			}
+			_, err = eng.Client().Do(ctx, r)
+			var rejection *deja.Rejection
+			var conflict *deja.Conflict
+			if err != nil && !errors.Is(err, deja.ErrParked) && !errors.As(err, &rejection) && !errors.As(err, &conflict) {
+				return err
+			}
+		}
+		return lines.Err()
+	})
+}
+
+func parse(line string) (r deja.Request, err error) {
+	f := strings.Fields(line)
+	if len(f) < 4 {
+		return r, fmt.Errorf("%q: want an ID, a key, a word and an argument", line)
+	}
+	if r.ID, err = deja.ParseID((f[0] + "00000000")[:8] + "-0000-4000-8000-000000000000"); err != nil {
+		return r, err
+	}
+	n, err := strconv.ParseInt(f[3], 10, 64)
+	if err != nil {
+		return r, err
+	}
+	if len(f) > 4 {
+		if r.BusinessTime, err = time.Parse(time.DateOnly, f[4]); err != nil {
+			return r, err
+		}
+	}
+	r.Key, r.Actor = f[1], "tester"
+	switch f[2] {
+	case "put":
+		r.Command = till.Put{Amount: n}
+	case "take":
+		r.Command = till.Take{Amount: n}
+	case "crash":
+		r.Command = till.Crash{How: "error"}
+	default:
+		return r, fmt.Errorf("no word %q", f[2])
+	}
+	return r, nil
+}
+
+// hold keeps a database open for writing, as a running service does, until the script ends.
+func hold(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := sqlite.Open(context.Background(), ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(db.Close()) })
+}
+
+// damage overwrites the beginning of a file.
+func damage(ts *testscript.TestScript, _ bool, args []string) {
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_WRONLY, 0)
+	ts.Check(err)
+	_, err = f.WriteAt([]byte("no database at all, but a text"), 0)
+	ts.Check(errors.Join(err, f.Close()))
+}
+
+// truncate cuts a file to half its length.
+func truncate(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), info.Size()/2/4096*4096))
+}
