@@ -180,7 +180,17 @@ func (m *Machine) Decide(st *State, env *Envelope, msg any, at time.Time) *Decid
 	case errors.As(err, &rejection) && rejection != nil:
 		return &Decided{Status: Rejected, Reason: *rejection}
 	}
-	return &Decided{Status: Parked, Reason: Rejection{CodeFailed, err.Error()}}
+	return &Decided{Status: Parked, Reason: Rejection{CodeFailed, textOf(err)}}
+}
+
+// textOf returns an error's text; an Error method that panics, as on a nil pointer in an error, has none.
+func textOf(err error) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = fmt.Sprintf("an error of type %T whose Error method panics", err)
+		}
+	}()
+	return err.Error()
 }
 
 // run calls the handler and turns its panic into an error.

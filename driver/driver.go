@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	// ErrFenced is returned by Advance, Logged and Reset when the lease is not the newest one of its partition, or
+	// ErrFenced is returned by Begin, Advance, Commit, Logged and Reset when the lease is not the newest one of its partition, or
 	// the store is not where the caller left it. Nothing was written; the caller drops all that it knows and
 	// acquires anew.
 	ErrFenced = errors.New("fenced: the lease was taken over, or the store is not where this worker left it")
@@ -197,13 +197,14 @@ type Store interface {
 	Reader
 
 	// Acquire takes a partition over: it waits for a commit in flight or fences it, issues a new epoch and nonce, and
-	// binds the store to the topics at first use. From then on every earlier lease is fenced.
+	// binds the store to the topics' identity (not to their limits) at first use. From then on every earlier lease is
+	// fenced.
 	Acquire(ctx context.Context, a Assignment) (Lease, error)
 
 	// Begin starts the core transaction under a lease. One per store at a time where the engine has one writer.
 	Begin(ctx context.Context, l Lease) (Tx, error)
 
-	// Unlogged returns up to max kept records after decision n, in order.
+	// Unlogged returns up to max kept records after decision n, in order, logged or not. A joint store keeps none.
 	Unlogged(ctx context.Context, partition int32, after int64, max int) ([]JournalRecord, error)
 
 	// Logged notes how far the journal was read back; it never goes back. Records are kept for a while after it.
@@ -220,7 +221,8 @@ type Store interface {
 // A Tx is the core transaction. It is not safe for concurrent use, and ends with Commit or Rollback; Rollback after
 // either does nothing.
 type Tx interface {
-	// Write writes a batch. It may queue; its error may come later, from Advance or Commit.
+	// Write writes a batch, once. It may queue; its error may come later, from Advance or Commit. A ledger key that is
+	// settled already, and not as parked, is an error: the caller acquires anew after any.
 	Write(ctx context.Context, b *Batch) error
 
 	// SQL returns the projections' side of the transaction.
@@ -231,7 +233,7 @@ type Tx interface {
 	// it back by itself. Else ErrFenced, here or from Commit.
 	Advance(ctx context.Context, from, to Progress) error
 
-	// Commit makes it durable. After an error other than ErrFenced it is unknown whether it did: the caller must
+	// Commit makes it durable; without a successful Advance it fails. After an error other than ErrFenced it is unknown whether it did: the caller must
 	// acquire anew to learn it.
 	Commit(ctx context.Context) error
 

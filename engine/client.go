@@ -136,10 +136,7 @@ func (c *client) complete(env *deja.Envelope) (*deja.Envelope, error) {
 		env.Source = c.e.machine.Name()
 	}
 	env.CorrelationID = env.ID
-	if err := env.ID.Valid(); err != nil {
-		return nil, fmt.Errorf("message id %s: %w", env.ID, err)
-	}
-	if err := env.Stream.Valid(); err != nil {
+	if err := step.Valid(env); err != nil {
 		return nil, err
 	}
 	_, err := c.e.machine.NewState(env.Stream)
@@ -192,11 +189,32 @@ func (c *client) known(ctx context.Context, m outgoing) (verdict, bool, error) {
 	if err != nil || len(es) == 0 || es[0].Hash != m.hash || es[0].Status == deja.Parked {
 		return verdict{}, false, err
 	}
+	if ok, err := c.released(es[0]); !ok {
+		return verdict{}, false, err
+	}
 	r, err := c.recorded(ctx, es[0])
 	if errors.Is(err, journal.ErrGap) {
 		return verdict{}, false, nil // decided, not logged yet
 	}
 	return verdict{record: r, duplicate: true}, err == nil, err
+}
+
+// released reports whether a decision may be told: where log and store are two, this engine must have read it back, as
+// a record may lie behind the marker of a later life.
+func (c *client) released(e driver.Entry) (bool, error) {
+	if c.joint() {
+		return true, nil
+	}
+	ps, err := c.e.partitions()
+	if err != nil || int(e.Partition) >= len(ps) {
+		return false, err
+	}
+	return ps[e.Partition].hasReleased(e.N), nil
+}
+
+func (c *client) joint() bool {
+	j, ok := c.e.store.(driver.Joint)
+	return ok && j.Joint(c.e.log)
 }
 
 // recorded reads the decision of a ledger entry from the journal.
@@ -206,7 +224,7 @@ func (c *client) recorded(ctx context.Context, e driver.Entry) (*wire.Record, er
 		return nil, err
 	}
 	latest := at.Incarnation.Number
-	if j, ok := c.e.store.(driver.Joint); ok && j.Joint(c.e.log) {
+	if c.joint() {
 		latest = 0
 	}
 	found, err := journal.Find(ctx, c.e.log, c.e.machine.Name(), e.Partition, e.N, latest)
@@ -224,8 +242,7 @@ func (c *client) verdict(ctx context.Context, m outgoing, at deja.Position, s *s
 	}
 	v := verdict{record: s.Record}
 	if s.Record.Decided.Status == deja.Conflicted {
-		first := at
-		first.Offset = s.Record.First
+		first := deja.Position{Topic: at.Topic, Partition: s.Record.FirstIn, Offset: s.Record.First}
 		v.conflict = &deja.Conflict{ID: m.env.ID, First: first, Second: at, Paths: s.Record.Paths}
 	}
 	return v, nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/step"
 )
 
@@ -30,10 +31,11 @@ type partition struct {
 	number int32
 	logger *slog.Logger
 
-	mu      sync.Mutex
-	told    int64 // every inbox offset below it is settled, and its outcome released
-	waiting map[int64]chan *step.Settlement
-	halted  error
+	mu       sync.Mutex
+	released int64 // every decision up to it is logged
+	told     int64 // every inbox offset below it is settled, and its outcome released
+	waiting  map[int64]chan *step.Settlement
+	halted   error
 }
 
 func newPartition(e *Engine, number int32) *partition {
@@ -129,7 +131,7 @@ func (p *partition) settle(ctx context.Context, w *step.Worker, done []step.Sett
 		return err
 	}
 	if w.Released() == w.Progress().N {
-		p.tell(w.Progress().Position, done)
+		p.tell(w.Progress(), done)
 	}
 	return nil
 }
@@ -165,11 +167,11 @@ func (p *partition) fetch(ctx context.Context, from deja.Position, ready chan<- 
 	}
 }
 
-// tell releases the outcomes of all messages below an inbox position.
-func (p *partition) tell(position int64, done []step.Settlement) {
+// tell releases the outcomes of all messages below the handled position.
+func (p *partition) tell(at driver.Progress, done []step.Settlement) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.told = max(p.told, position)
+	p.told, p.released = at.Position, at.N
 	if len(p.waiting) == 0 {
 		return
 	}
@@ -185,6 +187,13 @@ func (p *partition) tell(position int64, done []step.Settlement) {
 			delete(p.waiting, offset)
 		}
 	}
+}
+
+// hasReleased reports whether a decision is known to be logged.
+func (p *partition) hasReleased(n int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return n <= p.released
 }
 
 // wait returns the settlement of the message at an inbox offset once it is released: nil if the ledger must be asked.

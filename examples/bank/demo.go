@@ -20,7 +20,7 @@ const (
 	demoAccount   = "576"
 )
 
-var demoDays = []string{"1993-06-30", "1994-06-30", "1995-12-31"}
+var demoDays = []string{"1993-06-30", "1993-12-31", "1994-03-31"}
 
 // demonstration is what it came to.
 type demonstration struct {

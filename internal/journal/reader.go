@@ -33,6 +33,7 @@ type Reader struct {
 	log  driver.Log
 	from deja.Position
 	mark driver.Logged
+	seen driver.Logged // the mark right behind the last record that counted
 	dec  *wire.Decoder
 }
 
@@ -42,12 +43,41 @@ func NewReader(log driver.Log, service string, partition int32, from driver.Logg
 		log:  log,
 		from: deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: from.Offset},
 		mark: from,
+		seen: from,
 		dec:  wire.NewDecoder(service),
 	}
 }
 
 // Mark returns how far the reader has come.
 func (r *Reader) Mark() driver.Logged { return r.mark }
+
+// Seen returns the mark right behind the last record that counted, so that [Holds] can tell whether a log is still
+// the one that was read.
+func (r *Reader) Seen() driver.Logged { return r.seen }
+
+// Holds reports whether a log's record right before a mark is the one that the mark was set behind.
+func Holds(ctx context.Context, log driver.Log, service string, partition int32, at driver.Logged) (bool, error) {
+	if at.Offset == 0 {
+		return at == driver.Logged{}, nil
+	}
+	pos := deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: at.Offset - 1}
+	_, end, err := log.Bounds(ctx, pos.Topic, partition)
+	if err != nil || pos.Offset >= end {
+		return false, err
+	}
+	recs, err := log.Fetch(ctx, pos, 1)
+	if err != nil || recs[0].Offset != pos.Offset {
+		return false, err
+	}
+	w, err := wire.NewDecoder(service).Record(partition, recs[0].Value)
+	if err != nil {
+		return false, fmt.Errorf("journal record at %s: %w", pos, err)
+	}
+	if w.Marker() {
+		return w.Incarnation == at.Incarnation, nil
+	}
+	return w.N == at.N && wire.Hash(recs[0].Value) == at.Chain, nil
+}
 
 // Next returns the decisions among the next records, up to max of them and below the offset end; it does not wait
 // for more. An empty answer with a nil error says that there are none below end. After an error the reader is where
@@ -88,7 +118,10 @@ func (r *Reader) take(rec driver.Record) (Entry, bool, error) {
 	}
 	switch {
 	case w.Marker():
-		r.begin(w.Incarnation)
+		if w.Incarnation.Number > r.mark.Incarnation.Number { // of equal numbers the first marker won
+			r.mark.Incarnation, r.mark.Offset = w.Incarnation, rec.Offset+1
+			r.seen = r.mark
+		}
 	case w.Incarnation.Number > r.mark.Incarnation.Number:
 		return Entry{}, false, r.errorf(rec, "%w: decision %d is of incarnation %d, which no marker began", ErrForked, w.N, w.Incarnation.Number)
 	case w.Incarnation != r.mark.Incarnation, w.N <= r.mark.N:
@@ -99,17 +132,11 @@ func (r *Reader) take(rec driver.Record) (Entry, bool, error) {
 		return Entry{}, false, r.errorf(rec, "%w: decision %d does not follow from decision %d as it was read", ErrForked, w.N, r.mark.N)
 	default:
 		r.mark.N, r.mark.Chain, r.mark.Offset = w.N, wire.Hash(rec.Value), rec.Offset+1
+		r.seen = r.mark
 		return Entry{Record: w, Raw: rec.Value, Chain: r.mark.Chain, Offset: rec.Offset}, true, nil
 	}
 	r.mark.Offset = rec.Offset + 1
 	return Entry{}, false, nil
-}
-
-// begin takes a marker in: a higher number begins a new life; of equal numbers the first marker won.
-func (r *Reader) begin(inc driver.Incarnation) {
-	if inc.Number > r.mark.Incarnation.Number {
-		r.mark.Incarnation = inc
-	}
 }
 
 func (r *Reader) errorf(rec driver.Record, format string, args ...any) error {

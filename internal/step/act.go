@@ -1,6 +1,7 @@
 package step
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -91,9 +92,12 @@ func (b *batch) again(m Message, p driver.Parked, skip bool, act deja.Act) (*dej
 	h := b.w.states[m.Env.Stream]
 	covers := b.to.Position - 1
 	if skip {
+		m.dead = &deja.Rejection{Code: deja.CodeSkipped, Detail: act.Reason}
+	}
+	if m.dead != nil { // skipped, or of a type that this build no longer handles
 		r := b.newRecord(m, covers)
 		r.Version = h.state.Version
-		r.Decided = deja.Decided{Status: deja.DeadLetter, Reason: deja.Rejection{Code: deja.CodeSkipped, Detail: act.Reason}}
+		r.Decided = died(m.dead)
 		b.record(m, r, wire.AppendRecord(nil, r))
 	} else if err := b.decide(m, h, covers); err != nil {
 		return nil, err
@@ -109,7 +113,7 @@ func (b *batch) again(m Message, p driver.Parked, skip bool, act deja.Act) (*dej
 func (b *batch) unpark(p driver.Parked, h *held) {
 	b.out.Unparked = append(b.out.Unparked, p)
 	h.row.Parked--
-	h.row.N, h.changed = b.to.N, true
+	b.touch(h)
 }
 
 // close records the act's own decision, which moves the position past it.
@@ -168,18 +172,21 @@ func (w *Worker) reread(ctx context.Context, ps []driver.Parked) ([]Message, err
 	prepare := NewPreparer(w.cfg.Machine)
 	ms := make([]Message, 0, len(ps))
 	for _, p := range ps {
-		recs, err := w.fetchOne(ctx, p.Offset)
+		rec, err := w.fetchOne(ctx, p.Partition, p.Offset)
 		if err != nil {
 			return nil, fmt.Errorf("read parked message: %w", err)
 		}
-		ms = append(ms, prepare.one(&recs))
+		ms = append(ms, prepare.one(&rec))
 	}
 	return ms, nil
 }
 
-// fetchOne reads the inbox record at an offset.
-func (w *Worker) fetchOne(ctx context.Context, offset int64) (driver.Record, error) {
-	at := deja.Position{Topic: w.inbox.Name, Partition: w.cfg.Partition, Offset: offset}
+// fetchOne reads the inbox record at an offset, which must have been there.
+func (w *Worker) fetchOne(ctx context.Context, partition int32, offset int64) (driver.Record, error) {
+	at := deja.Position{Topic: w.inbox.Name, Partition: partition, Offset: offset}
+	if _, end, err := w.cfg.Log.Bounds(ctx, at.Topic, partition); err != nil || offset >= end {
+		return driver.Record{}, Halt(fmt.Errorf("read %s: %w", at, cmp.Or(err, driver.ErrBeyondEnd)))
+	}
 	recs, err := w.cfg.Log.Fetch(ctx, at, 1)
 	if err != nil {
 		return driver.Record{}, fmt.Errorf("read %s: %w", at, err)

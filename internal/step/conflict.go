@@ -13,7 +13,7 @@ import (
 // differ names what differs between the first message of a ledger key and a conflicting one: envelope fields with @
 // in front, and paths of the payload.
 func (w *Worker) differ(ctx context.Context, first driver.Entry, m Message) ([]string, error) {
-	rec, err := w.fetchOne(ctx, first.Offset)
+	rec, err := w.fetchOne(ctx, first.Partition, first.Offset)
 	if errors.Is(err, driver.ErrTrimmed) {
 		return []string{"@unknown"}, nil // the first message is no longer in the log
 	}

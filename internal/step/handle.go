@@ -110,7 +110,7 @@ func (b *batch) lookUp(ctx context.Context, ms []Message) error {
 		return fmt.Errorf("look up the ledger: %w", err)
 	}
 	for _, e := range entries {
-		if e.N > b.from.N {
+		if e.Partition == b.w.cfg.Partition && e.N > b.from.N {
 			return errAhead(e.N, b.from.N)
 		}
 		b.known[e.Key] = e
@@ -150,12 +150,12 @@ func (b *batch) settle(ctx context.Context, m Message) error {
 		}
 		b.repeat(m.Key, offset, true)
 		r := b.newRecord(m, offset)
-		r.First, r.Paths = first.Offset, paths
+		r.First, r.FirstIn, r.Paths = first.Offset, first.Partition, paths
 		r.Decided = deja.Decided{Status: deja.Conflicted, Reason: deja.Rejection{Code: deja.CodeConflict}}
 		b.record(m, r, wire.AppendRecord(nil, r))
 	case m.dead != nil:
 		r := b.newRecord(m, offset)
-		r.Decided = deja.Decided{Status: deja.DeadLetter, Reason: *m.dead}
+		r.Decided = died(m.dead)
 		b.record(m, r, wire.AppendRecord(nil, r))
 	default:
 		h := b.w.states[m.Env.Stream]
@@ -180,6 +180,10 @@ func (b *batch) repeat(key deja.ID, offset int64, conflict bool) {
 	b.out.Repeats[i].Last = offset
 }
 
+func died(reason *deja.Rejection) deja.Decided {
+	return deja.Decided{Status: deja.DeadLetter, Reason: deja.Rejection{Code: cut(reason.Code), Detail: cut(reason.Detail)}}
+}
+
 // block parks a message behind an earlier one of its key.
 func (b *batch) block(m Message, h *held, covers int64) {
 	r := b.newRecord(m, covers)
@@ -195,7 +199,16 @@ func (b *batch) park(m Message, h *held) {
 		Stream: m.Env.Stream, Partition: b.w.cfg.Partition, Offset: m.Env.Position.Offset, Key: m.Key, N: b.to.N,
 	})
 	h.row.Parked++
-	h.row.N, h.changed = b.to.N, true
+	b.touch(h)
+}
+
+// touch notes that the last decision changed a stream's row.
+func (b *batch) touch(h *held) {
+	h.row.N = b.to.N
+	if !h.changed {
+		h.changed = true
+		b.w.changed = append(b.w.changed, h)
+	}
 }
 
 // decide lets the aggregate decide a message, folds what it recorded, and records the decision. The state in memory
@@ -203,6 +216,7 @@ func (b *batch) park(m Message, h *held) {
 func (b *batch) decide(m Message, h *held, covers int64) error {
 	r := b.newRecord(m, covers)
 	r.Decided = *b.w.cfg.Machine.Decide(h.state, m.Env, m.payload, r.Time)
+	r.Decided.Reason.Code, r.Decided.Reason.Detail = cut(r.Decided.Reason.Code), cut(r.Decided.Reason.Detail)
 	if d := &r.Decided; len(d.Timers)+len(d.Cancelled)+len(d.Commands)+len(d.Effects) > 0 {
 		*d = parked(errors.New("it schedules, sends or asks for effects, which this version does not deliver"))
 	}
@@ -215,7 +229,7 @@ func (b *batch) decide(m Message, h *held, covers int64) error {
 		reason := deja.Rejection{Code: deja.CodeTooLarge, Detail: fmt.Sprintf("the decision's record has %d bytes, the journal takes %d", len(raw), b.w.journal.MaxRecord)}
 		raw, err = b.withdraw(r, h, deja.Decided{Status: deja.Rejected, Reason: reason})
 	case len(r.Decided.Events) > 0:
-		next.row.Position, next.row.N, next.changed = covers, r.N, true
+		next.row.Position = covers
 		*h = next
 		b.events = append(b.events, r.Decided.Events...)
 	}
@@ -223,6 +237,9 @@ func (b *batch) decide(m Message, h *held, covers int64) error {
 		return err
 	}
 	b.record(m, r, raw)
+	if len(r.Decided.Events) > 0 {
+		b.touch(h)
+	}
 	if r.Decided.Status == deja.Parked && b.act == nil {
 		b.park(m, h)
 	}
@@ -271,15 +288,20 @@ func (b *batch) withdraw(r *wire.Record, h *held, instead deja.Decided) ([]byte,
 	return wire.AppendRecord(nil, r), nil
 }
 
-// maxDetail bounds what a handler's error adds to the record.
+// maxDetail bounds what an error or a refusal adds to the record.
 const maxDetail = 2000
 
-func parked(err error) deja.Decided {
-	detail := strings.ToValidUTF8(err.Error(), "?")
-	if len(detail) > maxDetail {
-		detail = strings.ToValidUTF8(detail[:maxDetail], "") + "…"
+// cut bounds a text that goes into a record.
+func cut(s string) string {
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) > maxDetail {
+		s = strings.ToValidUTF8(s[:maxDetail], "") + "…"
 	}
-	return deja.Decided{Status: deja.Parked, Reason: deja.Rejection{Code: deja.CodeFailed, Detail: detail}}
+	return s
+}
+
+func parked(err error) deja.Decided {
+	return deja.Decided{Status: deja.Parked, Reason: deja.Rejection{Code: deja.CodeFailed, Detail: cut(err.Error())}}
 }
 
 // newRecord begins the record of the next decision.

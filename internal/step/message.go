@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -42,7 +43,7 @@ func (p *Preparer) one(rec *driver.Record) Message {
 	at := deja.Position{Topic: wire.Inbox(p.machine.Name()), Partition: rec.Partition, Offset: rec.Offset}
 	env, err := p.dec.Message(rec.Value)
 	if err == nil {
-		err = valid(env)
+		err = Valid(env)
 	}
 	if err != nil {
 		return p.malformed(rec, at, err)
@@ -78,9 +79,20 @@ func (p *Preparer) malformed(rec *driver.Record, at deja.Position, err error) Me
 	}
 }
 
-func valid(env *deja.Envelope) error {
+// maxName bounds an envelope's texts: all that becomes part of a decision's record whatever is decided.
+const maxName = 512
+
+// Valid returns nil if an envelope can be handled at all.
+func Valid(env *deja.Envelope) error {
 	if err := env.ID.Valid(); err != nil {
 		return fmt.Errorf("message id: %w", err)
+	}
+	for _, f := range []struct{ name, text string }{
+		{"type", env.Type}, {"source", env.Source}, {"actor", env.Actor}, {"content type", env.ContentType},
+	} {
+		if len(f.text) > maxName || !utf8.ValidString(f.text) {
+			return fmt.Errorf("the %s is longer than %d bytes or not UTF-8", f.name, maxName)
+		}
 	}
 	return env.Stream.Valid()
 }

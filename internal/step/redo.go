@@ -15,9 +15,13 @@ import (
 func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 	streams := map[deja.Stream]bool{}
 	for _, e := range entries {
-		if touches(e.Record) {
-			streams[e.Cause.Stream] = true
+		if !touches(e.Record) {
+			continue
 		}
+		if _, err := w.cfg.Machine.NewState(e.Cause.Stream); err != nil {
+			return fmt.Errorf("decision %d: %w: %w", e.N, &deja.UnknownEventError{Type: e.Cause.Type, Stream: e.Cause.Stream}, err)
+		}
+		streams[e.Cause.Stream] = true
 	}
 	if err := w.load(ctx, streams); err != nil {
 		return err
@@ -67,11 +71,14 @@ func (b *batch) redo(e journal.Entry) error {
 			return fmt.Errorf("decision %d: %s is at version %d, its event says %d: %w", e.N, ev.Stream, h.state.Version, ev.Version, journal.ErrForked)
 		}
 		b.events = append(b.events, *ev)
-		h.row.Position, h.row.N, h.changed = e.Covers, e.N, true
+		h.row.Position = e.Covers
 	}
 	again, waits := !e.Act.IsZero(), e.Decided.Status == deja.Parked
 	b.to.Chain, b.to.N, b.to.Time, b.to.Fold = e.Chain, e.N, e.Time, w.cfg.Machine.FoldVersion()
 	b.to.Position = e.Covers + 1
+	if len(e.Decided.Events) > 0 {
+		b.touch(h)
+	}
 	switch {
 	case e.Decided.Status == deja.Conflicted:
 		b.repeat(m.Key, e.Cause.Position.Offset, true)

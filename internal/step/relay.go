@@ -56,10 +56,14 @@ func (w *Worker) Release(ctx context.Context) error {
 	if err := w.readBack(ctx); err != nil {
 		return err
 	}
-	at := w.reading.Mark()
+	at := w.reading.Seen()
+	if at == w.lease.Logged {
+		return nil
+	}
 	if err := w.cfg.Store.Logged(ctx, w.lease, at); err != nil {
 		return fmt.Errorf("note what is logged: %w", err)
 	}
+	w.lease.Logged = at
 	if at.Incarnation != w.progress.Incarnation {
 		// The lease is the newest one of this store, so it was no other worker of it.
 		return fmt.Errorf("%w: incarnation %d began in %s, and this store lives in %d: another store of the service took over",

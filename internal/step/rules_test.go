@@ -26,6 +26,22 @@ type bench struct {
 	now   time.Time
 	w     *step.Worker
 	m     *deja.Machine
+	build string
+	after func() // called after each look-up
+}
+
+// lookingStore is the store, with something that happens after each look-up.
+type lookingStore struct {
+	driver.Store
+	b *bench
+}
+
+func (s lookingStore) Lookup(ctx context.Context, keys []deja.ID) ([]driver.Entry, error) {
+	es, err := s.Store.Lookup(ctx, keys)
+	if s.b.after != nil {
+		s.b.after()
+	}
+	return es, err
 }
 
 func newBench(t *testing.T, svc *deja.Service) *bench {
@@ -46,7 +62,7 @@ func (b *bench) start(svc *deja.Service, plan fault.Plan) {
 	}
 	n := byte(0)
 	b.w, err = step.New(b.t.Context(), step.Config{
-		Machine: b.m, Log: in.Log(b.log), Store: in.Store(b.store), Build: "test",
+		Machine: b.m, Log: in.Log(b.log), Store: in.Store(lookingStore{b.store, b}), Build: b.build,
 		NewNonce: func() [16]byte { n++; return [16]byte{n} },
 	})
 	if err == nil {
@@ -139,58 +155,256 @@ func statuses(done []step.Settlement) string {
 // to where the worker left it; were what it had read not held against its own progress, it would commit that
 // messages are known which never were, and they would be lost.
 func TestWhatWasReadMustNotBeAheadOfTheWorker(t *testing.T) {
-	b := newBench(t, till.Service(till.Variant{}))
+	svc := till.Service(till.Variant{})
+	b := newBench(t, svc)
 	b.send(till.Put{Amount: 1})
 	b.must()
-	asleep := true
-	b.start(till.Service(till.Variant{}), func(_ int, at fault.Step) fault.Mode {
-		if at.Call != "store.Lookup" || !asleep {
-			return fault.Pass
-		}
-		// Before the look-up another worker handles the messages; after it the store goes back. The plan acts before,
-		// so the store goes back at the next step.
-		asleep = false
-		return fault.Pass
-	})
-	sleeper := b.w
-	backup := b.store.Snapshot()
+	b.start(svc, nil)
+	sleeper, backup := b.w, b.store.Snapshot()
 	b.send(till.Put{Amount: 10}, till.Put{Amount: 20})
 	recs, err := b.log.Fetch(t.Context(), sleeper.Position(), 10)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ms := step.NewPreparer(b.m).Prepare(recs)
-	b.start(till.Service(till.Variant{}), nil)
-	if _, err := b.w.Handle(t.Context(), ms); err != nil { // the successor, whose decisions stay unlogged
+	b.start(svc, nil)
+	if _, err := b.w.Handle(t.Context(), ms); err != nil { // its successor, whose decisions stay unlogged
 		t.Fatal(err)
 	}
-	in := fault.New(func(_ int, at fault.Step) fault.Mode {
-		if at.Call == "store.Load" || at.Call == "store.Begin" {
-			b.store.Restore(backup)
-		}
-		return fault.Pass
-	})
-	b.t.Log("the sleeper's store goes back right after its look-up")
-	restoring := restoringStore{Store: b.store, in: in, log: b.log}
-	resume(t, b, sleeper, restoring, ms)
+	b.after = func() { b.store.Restore(backup) }
+	if _, err := sleeper.Handle(t.Context(), ms); !errors.Is(err, driver.ErrFenced) {
+		t.Errorf("the sleeper handles what it took for known: %v", err)
+	}
+	b.after = nil
+	b.start(svc, nil)
+	b.must()
 	if got := string(b.row().Data); !strings.Contains(got, `"balance":31`) {
 		t.Errorf("state %s; want a balance of 31: each message once", got)
 	}
 }
 
-// restoringStore is the sleeper's view of the store.
-type restoringStore struct {
-	driver.Store
-	in  *fault.Injector
-	log driver.Log
+func TestDecisionTimeNeverFalls(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{}))
+	var last time.Time
+	for _, step := range []time.Duration{0, time.Hour, -2 * time.Hour, time.Minute, 3 * time.Hour} {
+		b.now = b.now.Add(step)
+		b.send(till.Put{Amount: 1})
+		for _, d := range b.must() {
+			if d.Record.Time.Before(last) {
+				t.Errorf("decision %d at %s comes after one at %s", d.Entry.N, d.Record.Time, last)
+			}
+			last = d.Record.Time
+		}
+	}
 }
 
-// resume lets the sleeper handle its messages, then a worker finish what is left.
-func resume(t *testing.T, b *bench, sleeper *step.Worker, _ restoringStore, ms []step.Message) {
-	t.Helper()
-	if _, err := sleeper.Handle(t.Context(), ms); err != nil {
-		t.Logf("the sleeper: %v", err)
+// A log whose clock goes back, as a broker's may.
+func TestDecisionTimeIsTheAppendTimeOrTheLastDecisions(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{}))
+	b.send(till.Put{Amount: 1}, till.Put{Amount: 1})
+	recs, err := b.log.Fetch(t.Context(), b.w.Position(), 2)
+	if err != nil {
+		t.Fatal(err)
 	}
-	b.start(till.Service(till.Variant{}), nil)
+	first := recs[0].Time
+	recs[1].Time = first.Add(-time.Hour)
+	done, err := b.w.Handle(t.Context(), step.NewPreparer(b.m).Prepare(recs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range done {
+		if !d.Record.Time.Equal(first) {
+			t.Errorf("decision %d is at %s, want %s", d.Entry.N, d.Record.Time, first)
+		}
+	}
+}
+
+// unsound applies an event half-way and then panics.
+type unsound struct {
+	Sum int64 `json:"sum"`
+}
+
+type (
+	spoil   struct{ Bad bool }
+	spoiled struct{ Bad bool }
+)
+
+func (spoil) CommandType() string { return "till.spoil" }
+func (spoiled) EventType() string { return "till.spoiled" }
+
+func TestAFoldThatPanicsLeavesTheStateAlone(t *testing.T) {
+	b := newBench(t, &deja.Service{Name: "shop", Aggregates: []deja.AnyAggregate{deja.NewAggregate("till",
+		deja.Handle(func(_ unsound, d *deja.Decision, c spoil) error {
+			d.Record(spoiled{}, spoiled(c))
+			return nil
+		}),
+		deja.Apply(func(s *unsound, e spoiled) {
+			s.Sum++
+			if e.Bad {
+				panic("half-way")
+			}
+		}),
+	)}})
+	b.send(spoil{}, spoil{Bad: true})
+	if got := statuses(b.must()); got != "applied parked" {
+		t.Errorf("got %s", got)
+	}
+	if row := b.row(); string(row.Data) != `{"sum":2}` || row.Version != 2 || row.Parked != 1 {
+		t.Errorf("the row is %+v %s; want what the first message left", row, row.Data)
+	}
+}
+
+func TestADecisionTooLargeForTheJournalIsRefused(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{}))
+	b.send(till.Put{Amount: 1}, till.Big{Bytes: 20_000}, till.Put{Amount: 1}) // 20,000 zero bytes are 120,000 in JSON
+	done := b.must()
+	if got := statuses(done); got != "applied rejected applied" {
+		t.Fatalf("got %s", got)
+	}
+	if code := done[1].Record.Decided.Reason.Code; code != deja.CodeTooLarge {
+		t.Errorf("refused as %s", code)
+	}
+	if row := b.row(); row.Version != 2 {
+		t.Errorf("version %d, want 2", row.Version)
+	}
+}
+
+// An act on a key with more parked messages than one transaction takes, and a crash between two of them.
+func TestAnActThatWasCutShortGoesOnWithItsDrain(t *testing.T) {
+	broken := true
+	svc := till.Service(till.Variant{Broken: func() bool { return broken }})
+	b := newBench(t, svc)
+	bad := b.send(till.Crash{})
+	for range 700 {
+		b.send(till.Put{Amount: 1})
+	}
 	b.must()
+	if row := b.row(); row.Parked != 701 {
+		t.Fatalf("%d parked, want 701", row.Parked)
+	}
+	broken = false
+	commits := 0
+	b.start(svc, func(_ int, at fault.Step) fault.Mode {
+		if at.Call == "tx.Commit" {
+			if commits++; commits == 2 {
+				return fault.CrashAfter
+			}
+		}
+		return fault.Pass
+	})
+	b.append(&deja.Envelope{
+		ID: deja.NewID(), Kind: deja.KindAct, Type: deja.ActRetry, Source: "shop", ContentType: "application/json",
+		Payload: fmt.Appendf(nil, `{"message":%q}`, bad[0]), Stream: deja.Stream{Aggregate: "till", Key: "a"},
+	})
+	b.send(till.Put{Amount: 1}) // behind the act
+	if _, err := b.handle(); !errors.Is(err, fault.ErrCrashed) {
+		t.Fatalf("the crash: %v", err)
+	}
+	if row := b.row(); row.Parked == 0 || row.Parked == 701 {
+		t.Fatalf("%d parked after the crash, want a part of them", row.Parked)
+	}
+	b.start(svc, nil)
+	done := b.must()
+	if got := statuses(done); got != "applied applied" {
+		t.Errorf("the act and the message behind it: %s", got)
+	}
+	if row := b.row(); row.Parked != 0 || row.Version != 702 || !strings.Contains(string(row.Data), `"balance":1701`) {
+		t.Errorf("the row is %+v %s; want each message once", row, row.Data)
+	}
+}
+
+func TestAChangedFoldVersionFoldsAnew(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{}))
+	b.send(till.Put{Amount: 5}, till.Put{Amount: 6})
+	b.must()
+	svc := till.Service(till.Variant{})
+	svc.Aggregates = []deja.AnyAggregate{deja.NewAggregate("till",
+		deja.FoldVersion[till.Till](2),
+		deja.Handle(func(_ till.Till, d *deja.Decision, c till.Put) error { d.Record(till.Added(c)); return nil }),
+		deja.Apply(func(s *till.Till, e till.Added) { s.Balance += 100 * e.Amount }),
+	)}
+	b.start(svc, nil)
+	if row := b.row(); !strings.Contains(string(row.Data), `"balance":1100`) || row.Version != 2 {
+		t.Errorf("after the take-over the state is %s at %d; want it folded by the new version", row.Data, row.Version)
+	}
+	b.send(till.Put{Amount: 1})
+	b.must()
+	if row := b.row(); !strings.Contains(string(row.Data), `"balance":1200`) {
+		t.Errorf("state %s", row.Data)
+	}
+}
+
+// What an older build cannot apply, it must not pass over.
+func TestAnUnknownOwnEventHalts(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{}))
+	b.send(till.Put{Amount: 5})
+	b.must()
+	svc := &deja.Service{Name: "shop", Aggregates: []deja.AnyAggregate{deja.NewAggregate("till",
+		deja.Handle(func(till.Till, *deja.Decision, till.Put) error { return nil }))}}
+	m, err := deja.Compile(svc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := step.New(t.Context(), step.Config{Machine: m, Log: b.log, Store: b.store, NewNonce: func() [16]byte { return [16]byte{1} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var unknown *deja.UnknownEventError
+	if err := w.Takeover(t.Context()); !errors.Is(err, deja.ErrHalted) || !errors.As(err, &unknown) || unknown.Type != "till.added" {
+		t.Errorf("take over: %v; want a halt that names till.added", err)
+	}
+}
+
+// The store lost what the journal's readers have been told; another build would decide it otherwise.
+func TestAStoreBehindItsJournalAdoptsIt(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{}))
+	b.send(till.Put{Amount: 100})
+	b.must()
+	backup := b.store.Snapshot()
+	b.send(till.Take{Amount: 80})
+	b.must()
+	b.store.Restore(backup)
+	b.start(till.Service(till.Variant{MaxTake: 50}), nil)
+	if row := b.row(); !strings.Contains(string(row.Data), `"balance":20`) {
+		t.Errorf("state %s; want the recorded withdrawal adopted", row.Data)
+	}
+	if life := b.w.Progress().Incarnation.Number; life != 1 {
+		t.Errorf("the store went back and lives on in incarnation %d, want 1", life)
+	}
+}
+
+func TestAnotherHistoryHalts(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{}))
+	b.send(till.Put{Amount: 100})
+	b.must()
+	twin := b.log.Clone()
+	other := &bench{t: t, now: b.now, log: twin, store: memory.NewStore(), build: "another"}
+	twin.Truncate("shop.journal", 0, 0)
+	other.start(till.Service(till.Variant{MaxTake: 1}), nil)
+	other.must()
+	// Its decision has another build's name in it: same number, other chain.
+	rebuilt, err := step.New(t.Context(), step.Config{Machine: b.m, Log: twin, Store: b.store, NewNonce: func() [16]byte { return [16]byte{7} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rebuilt.Takeover(t.Context()); !errors.Is(err, deja.ErrHalted) || !errors.Is(err, journal.ErrForked) {
+		t.Errorf("take over: %v; want history forked", err)
+	}
+}
+
+func TestALostJournalHalts(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{}))
+	b.send(till.Put{Amount: 1}, till.Put{Amount: 2}, till.Put{Amount: 3})
+	b.must()
+	b.log.Truncate("shop.journal", 0, 1)
+	w := b.w
+	if err := w.Takeover(t.Context()); err != nil { // the store still keeps what is missing, and publishes it again
+		t.Fatal(err)
+	}
+	if err := w.Relay(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Release(context.Background()); err != nil || w.Released() != 3 {
+		t.Errorf("released %d, %v; want 3", w.Released(), err)
+	}
 }

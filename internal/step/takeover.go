@@ -100,16 +100,16 @@ func (w *Worker) reset(ctx context.Context) error {
 }
 
 // readFrom returns where reading the journal begins: where it was read up to, or, if log and store are one, at the
-// last decision. A journal that ends before that point lost records; then it is read from its beginning.
+// last decision. A journal that is not the same up to that point lost records, or is another; then it is read from its
+// beginning.
 func (w *Worker) readFrom(ctx context.Context) (driver.Logged, error) {
-	_, end, err := w.cfg.Log.Bounds(ctx, w.journal.Name, w.cfg.Partition)
-	if err != nil {
-		return driver.Logged{}, err
-	}
 	if !w.joint {
 		at := w.lease.Logged
-		if at.Offset > end || at.N > w.progress.N || at.Incarnation != w.progress.Incarnation {
+		if at.N > w.progress.N || at.Incarnation != w.progress.Incarnation {
 			return driver.Logged{}, nil
+		}
+		if ok, err := journal.Holds(ctx, w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, at); !ok {
+			return driver.Logged{}, err
 		}
 		return at, nil
 	}

@@ -67,8 +67,11 @@ func (v *Verifier) Check(ctx context.Context, e *journal.Entry) (judged bool, er
 	if err != nil && m.dead == nil {
 		return false, err
 	}
-	if e.Build != v.w.cfg.Build || operator(e, &m) {
-		return operator(e, &m), v.take(b, e, &m, h)
+	if elsewhere := e.Decided.Status == deja.Conflicted && e.FirstIn != v.w.cfg.Partition; e.Build != v.w.cfg.Build || elsewhere {
+		return false, v.take(b, e, &m, h)
+	}
+	if operator(e, &m) {
+		return true, v.take(b, e, &m, h)
 	}
 	if err := v.again(ctx, b, e, m, h); err != nil {
 		return true, err

@@ -53,6 +53,7 @@ type Worker struct {
 	lease    driver.Lease
 	progress driver.Progress
 	states   map[deja.Stream]*held
+	changed  []*held            // of states: those that the batch in the making changed
 	reading  *journal.Reader    // of the own journal, for release; nil where log and store are one
 	released int64              // every decision up to it is logged
 	relayed  int64              // every decision up to it was appended to the journal by this worker, or read in it
@@ -104,7 +105,7 @@ func (w *Worker) Released() int64 { return w.released }
 func (w *Worker) Joint() bool { return w.joint }
 
 // forget drops all that was learned from the store: it may not be true any more.
-func (w *Worker) forget() { w.states = map[deja.Stream]*held{} }
+func (w *Worker) forget() { w.states, w.changed = map[deja.Stream]*held{}, nil }
 
 // ahead remembers the furthest point of the store, to notice one that went back.
 func (w *Worker) ahead(p driver.Progress) {
@@ -180,13 +181,11 @@ func CompareStreams(a, b deja.Stream) int {
 
 // changedStates returns the rows of the states that this batch changed, sorted, as stores lock them in that order.
 func (w *Worker) changedStates() []driver.State {
-	var rows []driver.State
-	for _, h := range w.states {
-		if h.changed {
-			rows = append(rows, h.row)
-			h.changed = false
-		}
+	rows := make([]driver.State, len(w.changed))
+	for i, h := range w.changed {
+		rows[i], h.changed = h.row, false
 	}
+	w.changed = w.changed[:0]
 	slices.SortFunc(rows, func(a, b driver.State) int { return CompareStreams(a.Stream, b.Stream) })
 	return rows
 }

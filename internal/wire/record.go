@@ -25,6 +25,7 @@ type Record struct {
 	Build       string
 	Fold        string
 	First       int64    // of a conflict: the first message's inbox offset
+	FirstIn     int32    // of a conflict: the first message's partition
 	Paths       []string // of a conflict: where the two differ
 	Act         deja.ID  // of a parked message decided again: the operator's act that asked for it
 }
@@ -65,6 +66,7 @@ func AppendRecord(dst []byte, r *Record) []byte {
 		w.string(22, p)
 	}
 	w.id(24, r.Act)
+	w.uint(25, uint64(r.FirstIn))
 	return w
 }
 
@@ -160,6 +162,8 @@ func (d *Decoder) record(r *Record, f field) (err error) {
 		r.Paths = append(r.Paths, string(f.b))
 	case 24:
 		r.Act, err = f.id()
+	case 25:
+		r.FirstIn = int32(f.v)
 	default:
 		err = d.decided(&r.Decided, f)
 	}

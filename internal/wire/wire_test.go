@@ -84,7 +84,7 @@ func fullRecord() *Record {
 			})},
 		},
 		Version: 5, Writes: Hash([]byte("writes")), Time: at, Build: "abc/go1.26/amd64", Fold: "0123456789abcdef",
-		First: 12, Paths: []string{"amount", "@type"}, Act: deja.DeriveID("act", "1"),
+		First: 12, FirstIn: 3, Paths: []string{"amount", "@type"}, Act: deja.DeriveID("act", "1"),
 	}
 }
 
