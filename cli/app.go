@@ -37,7 +37,10 @@ func (a App) Main(ctx context.Context, args []string, stdin io.Reader, stdout, s
 		called, args = args[0], args[1:]
 	}
 	out := bufio.NewWriter(stdout)
-	e := &Env{app: a, name: filepath.Base(called), called: called, Stdin: stdin, Stdout: out, Stderr: stderr, getenv: getenv, colour: colours(stdout, getenv)}
+	e := &Env{
+		app: a, name: filepath.Base(called), called: called, Stdin: stdin, Stdout: out, Stderr: stderr, getenv: getenv,
+		colour: colours(stdout, getenv), interactive: isTerminal(stdin) && isTerminal(stdout) && isTerminal(stderr),
+	}
 	root := e.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)

@@ -31,6 +31,9 @@ type Database struct {
 // Close closes the file.
 func (db *Database) Close() error { return db.file.Close() }
 
+// CloseInto closes the file and joins the error to err: for deferring.
+func (db *Database) CloseInto(err *error) { *err = errors.Join(*err, db.Close()) }
+
 // OpenReader opens the database at path for reading: most often [Env.DB]. It creates nothing, and works while another
 // process writes.
 func (e *Env) OpenReader(ctx context.Context, path string) (*Database, error) {

@@ -18,15 +18,16 @@ type Env struct {
 	Stdout io.Writer // for data; buffered until the command is done
 	Stderr io.Writer // for all else
 
-	app     App
-	name    string // of the program
-	called  string // the program, as it was called
-	machine *deja.Machine
-	getenv  func(string) string
-	db      string
-	json    bool
-	colour  bool
-	running bool // a command has begun
+	app         App
+	name        string // of the program
+	called      string // the program, as it was called
+	machine     *deja.Machine
+	getenv      func(string) string
+	db          string
+	json        bool
+	colour      bool
+	interactive bool // people read what it prints, and press keys
+	running     bool // a command has begun
 }
 
 // DB returns the path of the database that the command is about.

@@ -68,13 +68,13 @@ func (e *Env) advice(err error) string {
 	case errors.Is(err, fs.ErrNotExist):
 		return "name another file with --db or DEJA_DB; a database is made when the service first runs on it"
 	case errors.Is(err, sqlite.ErrCopied):
-		return fmt.Sprintf("reading it works as ever; `%s` makes it a database of its own", e.hint("adopt"))
+		return fmt.Sprintf("reading it works as ever; %s makes it a database of its own", e.hint("adopt"))
 	case errors.Is(err, sqlite.ErrNotDeja):
 		return "nothing was written to it; name another file with --db or DEJA_DB"
 	case errors.Is(err, sqlite.ErrNewer):
 		return "use the program that wrote it, or a newer one"
 	case errors.Is(err, deja.ErrHalted):
-		return fmt.Sprintf("nothing was decided beyond that point; `%s` tells more", e.hint("stats"))
+		return fmt.Sprintf("nothing was decided beyond that point; %s tells more", e.hint("stats"))
 	}
 	return ""
 }

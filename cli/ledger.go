@@ -25,7 +25,7 @@ The first delivery is decided. One with the same content is a duplicate, and sup
 conflict, and refused: what differs from the first is named.`,
 		Example: e.examples("ledger 0190163d", "ledger 0190163d-8694-739b-aea5-966c26f8ad91 --json"),
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			at, err := e.locator("argument", args[0])
 			if err != nil {
 				return err
@@ -34,7 +34,7 @@ conflict, and refused: what differs from the first is named.`,
 			if err != nil {
 				return err
 			}
-			defer db.Close()
+			defer db.CloseInto(&err)
 			m, err := e.delivery(cmd.Context(), db, at)
 			if err != nil {
 				return err

@@ -56,7 +56,7 @@ func statuses() (words []string) {
 	return words
 }
 
-func (e *Env) log(ctx context.Context, q *logQuery) error {
+func (e *Env) log(ctx context.Context, q *logQuery) (err error) {
 	match, err := e.matching(q)
 	if err != nil {
 		return err
@@ -65,13 +65,13 @@ func (e *Env) log(ctx context.Context, q *logQuery) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	first, last, err := e.span(ctx, db, q)
 	if err != nil {
 		return err
 	}
 	var found int64
-	print := e.logPrinter()
+	show := e.logPrinter()
 	for d, err := range e.decisions(ctx, db, first, last) {
 		if err != nil {
 			return err
@@ -84,7 +84,7 @@ func (e *Env) log(ctx context.Context, q *logQuery) error {
 			break
 		}
 		found++
-		if err := print(d); err != nil {
+		if err := show(d); err != nil {
 			return err
 		}
 	}

@@ -46,12 +46,12 @@ type parkedAnswer struct {
 	Age      int64         `json:"age_seconds"`
 }
 
-func (e *Env) parked(ctx context.Context) error {
+func (e *Env) parked(ctx context.Context) (err error) {
 	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	var n int64
 	err = eachParked(ctx, db, func(p driver.Parked) error {
 		d, err := e.numbered(ctx, db, p.N)
@@ -122,7 +122,7 @@ type actAnswer struct {
 	Parked int64   `json:"parked"` // messages of the key that still wait
 }
 
-func (e *Env) act(ctx context.Context, id, reason string, act func(*engine.Engine, context.Context, engine.Act) error) error {
+func (e *Env) act(ctx context.Context, id, reason string, act func(*engine.Engine, context.Context, engine.Act) error) (err error) {
 	at, err := e.locator("argument", id)
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func (e *Env) act(ctx context.Context, id, reason string, act func(*engine.Engin
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	d, err := e.decision(ctx, db, at)
 	if err != nil {
 		return err

@@ -32,12 +32,12 @@ type rebuildAnswer struct {
 	Seconds  float64     `json:"seconds"`
 }
 
-func (e *Env) rebuild(ctx context.Context) error {
+func (e *Env) rebuild(ctx context.Context) (err error) {
 	db, err := e.OpenWriter(ctx, false)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	var a rebuildAnswer
 	if a.Before, err = replay.HashStore(ctx, e.machine, db.Store); err != nil {
 		e.Notef("the store as it was cannot be read: %s", err)

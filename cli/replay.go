@@ -76,7 +76,7 @@ func (e *Env) replayInMemory(ctx context.Context, to *moment, from string) (err 
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	opt := replay.Options{To: to.at, By: to.clock}
 	if from != "" {
 		snapshot, closeIt, err := e.openSnapshot(ctx, from)
@@ -108,12 +108,12 @@ func (e *Env) Replay(ctx context.Context, db *Database, opt replay.Options) (a R
 	return Replayed{past.Messages, past.Cut.String(), hash, time.Since(began).Seconds()}, err
 }
 
-func (e *Env) replayInto(ctx context.Context, to *moment, into string) error {
+func (e *Env) replayInto(ctx context.Context, to *moment, into string) (err error) {
 	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	a, err := e.Into(ctx, db, into, replay.Options{To: to.at, By: to.clock})
 	if err != nil {
 		return err

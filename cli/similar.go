@@ -82,7 +82,7 @@ func (e *Env) completeKeys(cmd *cobra.Command, args []string, typed string) ([]s
 	if err != nil {
 		return nil, directive
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	aggregate, key, _ := strings.Cut(typed, "/")
 	rows, err := db.Store.States(cmd.Context(), deja.Stream{Aggregate: aggregate, Key: key}, 100)
 	if err != nil {

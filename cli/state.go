@@ -55,7 +55,7 @@ func StateOf(k replay.KeyState) State {
 	return State{Key: k.Stream.String(), Version: k.Version, Position: k.Position, State: k.State, Hash: k.Hash}
 }
 
-func (e *Env) state(ctx context.Context, text string, at *moment) error {
+func (e *Env) state(ctx context.Context, text string, at *moment) (err error) {
 	prefix, many := strings.CutSuffix(text, "*")
 	if many {
 		text = prefix + "x" // any key that the pattern stands for
@@ -68,7 +68,7 @@ func (e *Env) state(ctx context.Context, text string, at *moment) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	if many {
 		return e.states(ctx, db, prefix, at)
 	}
@@ -120,7 +120,7 @@ func (e *Env) storedState(ctx context.Context, db *Database, s deja.Stream) erro
 func (e *Env) states(ctx context.Context, db *Database, prefix string, at *moment) error {
 	match := func(s deja.Stream) bool { return strings.HasPrefix(s.String(), prefix) }
 	var found int64
-	print := func(k replay.KeyState) error {
+	show := func(k replay.KeyState) error {
 		found++
 		if e.json {
 			return e.Answer(StateOf(k))
@@ -138,12 +138,12 @@ func (e *Env) states(ctx context.Context, db *Database, prefix string, at *momen
 			if err != nil {
 				return err
 			}
-			return print(k)
+			return show(k)
 		})
 	} else {
 		var past *replay.Past
 		if past, err = e.fold(ctx, db, at, match); err == nil {
-			err = past.Each(print)
+			err = past.Each(show)
 		}
 	}
 	if err != nil {

@@ -22,12 +22,12 @@ func (e *Env) statsCommand() *cobra.Command {
 		Short:   "Count what the database holds, and tell how far the service is",
 		Example: e.examples("stats", "stats --json"),
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			db, err := e.OpenReader(cmd.Context(), e.DB())
 			if err != nil {
 				return err
 			}
-			defer db.Close()
+			defer db.CloseInto(&err)
 			a, err := e.stats(cmd.Context(), db)
 			if err != nil {
 				return err

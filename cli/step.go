@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,12 +47,12 @@ type stepAnswer struct {
 	State  json.RawMessage `json:"state"`
 }
 
-func (e *Env) step(ctx context.Context, s deja.Stream, at *moment) error {
+func (e *Env) step(ctx context.Context, s deja.Stream, at *moment) (err error) {
 	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	last, version := int64(everything), int64(everything)
 	if at.text != "" {
 		past, err := e.fold(ctx, db, at, func(other deja.Stream) bool { return other == s })
@@ -75,8 +76,8 @@ func (e *Env) step(ctx context.Context, s deja.Stream, at *moment) error {
 		e.adviseEmpty(at, s)
 		return nil
 	}
-	if !e.json && isTerminal(e.Stdin) && e.terminal() != nil {
-		return e.walk(ctx, steps)
+	if in, ok := e.Stdin.(*os.File); ok && e.interactive && !e.json {
+		return e.walk(ctx, in, steps)
 	}
 	return e.printSteps(steps)
 }

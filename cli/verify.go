@@ -84,12 +84,12 @@ type verifyAnswer struct {
 }
 
 // verifyHere verifies in this process, and prints a verdict.
-func (e *Env) verifyHere(ctx context.Context) error {
+func (e *Env) verifyHere(ctx context.Context) (err error) {
 	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	tell, end := e.Progress("verifying")
 	v, err := db.Source.Verify(ctx, engine.Build(), tell)
 	end()
@@ -105,12 +105,12 @@ func (e *Env) verifyHere(ctx context.Context) error {
 	return e.Answer(out)
 }
 
-func (e *Env) verify(ctx context.Context, procs []int) error {
+func (e *Env) verify(ctx context.Context, procs []int) (err error) {
 	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	began := time.Now()
 	a := verifyAnswer{Equal: true, Build: engine.Build()}
 	hash, n, err := e.hashAt(ctx, db)
@@ -187,11 +187,11 @@ func (e *Env) judge(a *verifyAnswer) error {
 	case a.NotJudged > 0:
 		e.Notef("%s not judged: decided by another build than this one, %s", plural(a.NotJudged, "decision"), a.Build)
 	}
-	print := e.printVerdict
+	show := e.printVerdict
 	if e.json {
-		print = func(a *verifyAnswer) error { return e.Answer(a) }
+		show = func(a *verifyAnswer) error { return e.Answer(a) }
 	}
-	if err := print(a); err != nil || a.Equal {
+	if err := show(a); err != nil || a.Equal {
 		return err
 	}
 	last := a.Runs[len(a.Runs)-1]

@@ -12,24 +12,18 @@ import (
 	"golang.org/x/term"
 )
 
-// terminal returns the terminal that keys come from; nil if there is none, or nobody looks at the answer.
-func (e *Env) terminal() *os.File {
-	in, ok := e.Stdin.(*os.File)
-	if !ok || !isTerminal(e.Stderr) {
-		return nil
-	}
-	return in
-}
-
 // walk shows one step at a time, and goes where the keys say.
-func (e *Env) walk(ctx context.Context, steps []stepAnswer) (err error) {
-	in := e.terminal()
-	old, err := term.MakeRaw(int(in.Fd()))
+func (e *Env) walk(ctx context.Context, terminal *os.File, steps []stepAnswer) (err error) {
+	old, err := term.MakeRaw(int(terminal.Fd()))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, term.Restore(int(in.Fd()), old)) }()
-	keys := bufio.NewReader(in)
+	defer func() { err = errors.Join(err, term.Restore(int(terminal.Fd()), old)) }()
+	return e.follow(ctx, bufio.NewReader(terminal), steps)
+}
+
+// follow shows the steps that keys lead to, until one leaves or they end.
+func (e *Env) follow(ctx context.Context, keys *bufio.Reader, steps []stepAnswer) error {
 	for at := 0; ctx.Err() == nil; {
 		head := fmt.Sprintf("%d of %d   n next  p before  g first  G last  q leave", at+1, len(steps))
 		text := "\x1b[H\x1b[2J" + e.stepText(&steps[at]) + "\n" + head

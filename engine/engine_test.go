@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ type world struct {
 // start runs an engine until the test ends.
 func (w *world) start(t *testing.T) deja.Client {
 	t.Helper()
-	eng, err := engine.New(engine.Config{Service: till.Service(till.Variant{Broken: w.broken.Load}), Log: w.log, Store: w.store})
+	eng, err := engine.New(engine.Config{Service: till.Service(till.Variant{Broken: w.broken.Load}), Log: w.log, Store: w.store, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

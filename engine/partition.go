@@ -77,7 +77,7 @@ func (p *partition) stop(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return true
 	}
-	if errors.Is(err, deja.ErrHalted) || errors.Is(err, ErrClock) {
+	if errors.Is(err, deja.ErrHalted) {
 		p.logger.Error("partition halted", "error", err)
 		p.setHalted(err)
 		return true
@@ -153,7 +153,7 @@ func (p *partition) fetch(ctx context.Context, from deja.Position, ready chan<- 
 		} else {
 			from.Offset = recs[len(recs)-1].Offset + 1
 			if t := recs[len(recs)-1].Time; t.After(time.Now().Add(maxAhead)) {
-				f.err = fmt.Errorf("%w: %s at offset %d", ErrClock, t, recs[len(recs)-1].Offset)
+				f.err = fmt.Errorf("%w: %w: %s at offset %d", deja.ErrHalted, ErrClock, t, recs[len(recs)-1].Offset)
 			}
 			f.ms = prepare.Prepare(recs)
 		}

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -90,6 +89,7 @@ func (t *topic) appended() {
 
 // topics holds the topics by name. Topics are never removed.
 type topics struct {
+	making sync.Mutex // held while a topic is made
 	mu     sync.RWMutex
 	byName map[string]*topic
 }
@@ -139,23 +139,21 @@ func (db *DB) topic(ctx context.Context, name string) (*topic, error) {
 	return db.makeTopic(ctx, name)
 }
 
-func (db *DB) makeTopic(ctx context.Context, name string) (*topic, error) {
-	var made *topic
-	err := db.write(ctx, func(c *sqlite.Conn) (err error) {
-		if made = db.topics.get(name); made != nil { // another caller was faster
-			return errFaster
-		}
+// makeTopic makes a topic, unless another caller was faster. The next caller must find it: so it is known before the
+// next one looks.
+func (db *DB) makeTopic(ctx context.Context, name string) (made *topic, err error) {
+	db.topics.making.Lock()
+	defer db.topics.making.Unlock()
+	if made = db.topics.get(name); made != nil {
+		return made, nil
+	}
+	err = db.write(ctx, func(c *sqlite.Conn) (err error) {
 		made, err = createTopic(c, name)
 		return err
 	})
-	if errors.Is(err, errFaster) {
-		return made, nil
-	}
 	if err != nil {
 		return nil, fmt.Errorf("create topic %q: %w", name, err)
 	}
 	db.topics.add(made)
 	return made, nil
 }
-
-var errFaster = errors.New("the topic was made meanwhile")

@@ -78,12 +78,12 @@ func (d *demonstration) takeIn(ctx context.Context, e *cli.Env) error {
 }
 
 // lookBack looks at the past, and makes it again.
-func (d *demonstration) lookBack(ctx context.Context, e *cli.Env) error {
+func (d *demonstration) lookBack(ctx context.Context, e *cli.Env) (err error) {
 	db, err := e.OpenReader(ctx, d.DB)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	conflicts, err := e.Conflicts(ctx, db, 1)
 	if err != nil {
 		return err

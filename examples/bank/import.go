@@ -146,7 +146,7 @@ func importAll(ctx context.Context, e *cli.Env, path string, s *source, cfg impo
 	if openErr != nil {
 		return a, 0, openErr
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	a = importAnswer{r.Messages, r.Applied, r.Duplicates, r.Conflicts, r.Rejected, r.Dead, r.Seconds, r.PerSecond, replay.Hash{}}
 	hash, hashErr := e.StateHash(ctx, db)
 	a.StateHash = hash

@@ -43,12 +43,12 @@ Amounts are hellers. There is no login: it is an example.`,
 	return cmd
 }
 
-func serve(ctx context.Context, e *cli.Env, addr string) error {
+func serve(ctx context.Context, e *cli.Env, addr string) (err error) {
 	db, err := e.OpenWriter(ctx, true)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer db.CloseInto(&err)
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return err

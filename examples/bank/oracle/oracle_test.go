@@ -93,3 +93,40 @@ func (o *oracle) before(account string, late func(state) bool) state {
 	}
 	return history[n-1]
 }
+
+// A month is one line of an account's statement.
+type month struct{ Account, Month string }
+
+// A sum is what a month came to; Version is the account's after the month's last transaction.
+type sum struct{ Credits, Debits, Transactions, Version int64 }
+
+// statement returns the statements of all accounts after the first k rows of the CSV.
+func (o *oracle) statement(k int) map[month]sum {
+	all := map[month]sum{}
+	for account, history := range o.accounts {
+		var last int64
+		for _, s := range history {
+			if s.Row > k {
+				break
+			}
+			m := month{account, s.Date[:len("1993-01")]}
+			line := all[m]
+			if s.Balance > last {
+				line.Credits += s.Balance - last
+			} else {
+				line.Debits += last - s.Balance
+			}
+			line.Transactions, line.Version = line.Transactions+1, s.Version
+			all[m], last = line, s.Balance
+		}
+	}
+	return all
+}
+
+// through returns how many rows are dated up to a day; the CSV must be in the order of its dates.
+func (o *oracle) through(date string) (rows int) {
+	for account := range o.accounts {
+		rows = max(rows, o.on(account, date).Row)
+	}
+	return rows
+}

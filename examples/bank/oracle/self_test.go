@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -58,6 +59,34 @@ func TestOracleOnPaper(t *testing.T) {
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, c.got, c.want)
+		}
+	}
+}
+
+func TestOracleOfMonthsOnPaper(t *testing.T) {
+	o, err := balances(strings.NewReader(`transaction,account,date,direction,operation,symbol,amount,balance
+11,a,1993-01-01,credit,x,,100,100
+12,b,1993-01-01,credit,x,,7,7
+13,a,1993-01-31,debit,x,,130,-30
+14,a,1993-02-01,debit,x,,80,-111
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rows, want := range []map[month]sum{
+		{},
+		{{"a", "1993-01"}: {100, 0, 1, 1}},
+		{{"a", "1993-01"}: {100, 0, 1, 1}, {"b", "1993-01"}: {7, 0, 1, 1}},
+		{{"a", "1993-01"}: {100, 130, 2, 2}, {"b", "1993-01"}: {7, 0, 1, 1}},
+		{{"a", "1993-01"}: {100, 130, 2, 2}, {"b", "1993-01"}: {7, 0, 1, 1}, {"a", "1993-02"}: {0, 80, 1, 3}},
+	} {
+		if got := o.statement(rows); !maps.Equal(got, want) {
+			t.Errorf("after %d rows: %v, want %v", rows, got, want)
+		}
+	}
+	for date, want := range map[string]int{"1992-12-31": 0, "1993-01-01": 2, "1993-01-30": 2, "1993-01-31": 3, "1994-01-01": 4} {
+		if got := o.through(date); got != want {
+			t.Errorf("%d rows through %s, want %d", got, date, want)
 		}
 	}
 }
