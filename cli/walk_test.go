@@ -19,7 +19,7 @@ func TestFollowGoesWhereTheKeysSay(t *testing.T) {
 		{"nnnnpq", "123332"},
 		{"Ggq", "131"},
 		{"\x1b[C\x1b[B\x1b[D\x1b[A\x1b[F\x1b[Hq", "1232131"},
-		{"j k\rq", "12123"},
+		{"j k\rq", "12323"},
 		{"?\x1b[Zn\x03n", "1112"},
 		{"\x1b", "1"},
 	} {

@@ -7,4 +7,269 @@ package main
 // notice its loss. To add one, break the promise by hand in the smallest way
 // that a tired colleague might, name the test that fails, and write both down
 // here; docs/guarantees.md quotes the table that -list prints.
-var list = []Mutant{}
+var list = []Mutant{
+	{
+		Name:    "ledger-in-another-transaction",
+		Rule:    "State, decision and ledger entry commit together or not at all.",
+		Package: "./internal/step",
+		Run:     "^TestSimulation$",
+		Edits: []Edit{
+			{"internal/step/handle.go", `	if err := tx.Write(ctx, &b.out); err != nil {`, `	ledger := b.out.Ledger
+	b.out.Ledger = nil
+	if err := tx.Write(ctx, &b.out); err != nil {`},
+			{"internal/step/handle.go", `	case err == nil:
+		return nil
+	case errors.Is(err, driver.ErrFenced):
+		return fmt.Errorf("commit: %w", err)`, `	case err == nil:
+		later, err := w.cfg.Store.Begin(ctx, w.lease)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = later.Rollback(ctx) }()
+		if err := later.Write(ctx, &driver.Batch{Ledger: ledger}); err != nil {
+			return err
+		}
+		if err := later.Advance(ctx, b.to, b.to); err != nil {
+			return err
+		}
+		return later.Commit(ctx)
+	case errors.Is(err, driver.ErrFenced):
+		return fmt.Errorf("commit: %w", err)`},
+		},
+	},
+	{
+		Name:    "no-hash-compare",
+		Rule:    "The same ID with other content is a conflict, never a silent duplicate.",
+		Package: "./engine",
+		Run:     "^TestDoTellsTheFirstOutcomeEveryTime$",
+		Edits: []Edit{{"internal/step/handle.go", `	case known && first.Hash == m.Hash:`, `	case known:`}, {"internal/step/handle.go", `	case known:
+		paths, err`, `	case known && first.Hash != m.Hash:
+		paths, err`}, {"engine/client.go", `len(es) == 0 || es[0].Hash != m.hash || es[0].Status == deja.Parked`, `len(es) == 0 || es[0].Status == deja.Parked`}},
+	},
+	{
+		Name:    "position-at-most",
+		Rule:    "The position is compared for equality: a store that went back must not be advanced over what it lost.",
+		Package: "./sqlite",
+		Run:     "^TestConformance$",
+		Edits:   []Edit{{"sqlite/lease.go", "WHERE epoch = ? AND nonce = ? AND token = ? AND position = ?", "WHERE epoch = ? AND nonce = ? AND token = ? AND position <= ?"}},
+	},
+	{
+		Name:    "chain-not-compared",
+		Rule:    "The chain is compared: the same position on another time line is another history.",
+		Package: "./sqlite",
+		Run:     "^TestConformance$",
+		Edits:   []Edit{{"sqlite/lease.go", "AND position = ? AND n = ? AND chain = ?`", "AND position = ? AND n = ? AND (chain = ? OR true)`"}},
+	},
+	{
+		Name:    "epoch-not-compared",
+		Rule:    "A worker whose partition was taken over writes nothing.",
+		Package: "./sqlite",
+		Run:     "^TestConformance$",
+		Edits: []Edit{
+			{"sqlite/lease.go", "WHERE epoch = ? AND nonce = ? AND token = ?", "WHERE (epoch = ? OR true) AND nonce = ? AND token = ?"},
+			{"sqlite/tx.go", "WHERE epoch = ? AND nonce = ?\"", "WHERE (epoch = ? OR true) AND nonce = ?\""},
+		},
+	},
+	{
+		Name:    "nonce-not-compared",
+		Rule:    "Epochs repeat after a fail-over; the nonce of the take-over tells them apart.",
+		Package: "./sqlite",
+		Run:     "^TestConformance$",
+		Edits: []Edit{
+			{"sqlite/lease.go", "WHERE epoch = ? AND nonce = ? AND token = ?", "WHERE epoch = ? AND (nonce = ? OR true) AND token = ?"},
+			{"sqlite/tx.go", "WHERE epoch = ? AND nonce = ?\"", "WHERE epoch = ? AND (nonce = ? OR true)\""},
+		},
+	},
+	{
+		Name:    "self-rollback-unnoticed",
+		Rule:    "A transaction that the engine rolled back by itself is noticed, and nothing of what follows is committed piecemeal.",
+		Package: "./sqlite",
+		Run:     "^TestFullDiskInProjection$",
+		Edits: []Edit{
+			{"sqlite/lease.go", "AND token = ?", "AND (token = ? OR true)"},
+			{"sqlite/tx.go", `	case t.err != nil:
+		return t.err
+	case t.advanced:`, `	case t.advanced:`},
+			{"sqlite/tx.go", `	case t.db.conn.AutocommitEnabled():
+		return t.fail(errRolledBack)
+`, ``},
+			{"sqlite/tx.go", `	if err != nil && t.err == nil {
+		t.err = t.db.noted(err)
+	}
+	return t.err`, `	return err`},
+		},
+	},
+	{
+		Name:    "id-by-index-only",
+		Rule:    "A derived ID names the emitter's stream and the type: an index alone collides and shifts.",
+		Package: ".",
+		Run:     "^(TestDerivedIDsTellEmissionsApart|TestDerivedIDsAreFrozen)$",
+		Edits:   []Edit{{"id.go", `service, stream.Tenant, stream.Aggregate, stream.Key, string(cause[:]), typ, strconv.Itoa(nth))`, `service, string(cause[:]), strconv.Itoa(nth))`}, {"id.go", `stream Stream, cause ID, typ string, nth int) ID {`, `_ Stream, cause ID, _ string, nth int) ID {`}},
+	},
+	{
+		Name:    "rejection-not-journalled",
+		Rule:    "Refusals have journal records too: a rebuilt service must not decide them again.",
+		Package: "./internal/step",
+		Run:     "^TestSimulation$",
+		Edits: []Edit{{"internal/step/handle.go", `	b.out.Records = append(b.out.Records, driver.JournalRecord{N: r.N, Value: raw})
+	b.to.N, b.to.Chain, b.to.Time, b.to.Fold = r.N, wire.Hash(raw), r.Time, r.Fold
+`, `	if r.Decided.Status != deja.Rejected {
+		b.out.Records = append(b.out.Records, driver.JournalRecord{N: r.N, Value: raw})
+		b.to.N, b.to.Chain = r.N, wire.Hash(raw)
+	}
+	b.to.Time, b.to.Fold = r.Time, r.Fold
+`}},
+	},
+	{
+		Name:    "told-before-logged",
+		Rule:    "Nothing leaves before the journal has it.",
+		Package: "./internal/step",
+		Run:     "^TestSimulation$",
+		Edits: []Edit{{"internal/step/handle.go", `	if w.joint {
+		w.released = b.to.N
+		return nil
+	}
+	if !b.out.Logged {`, `	w.released = b.to.N
+	if w.joint {
+		return nil
+	}
+	if !b.out.Logged {`}},
+	},
+	{
+		Name:    "commit-error-taken-as-no",
+		Rule:    "An error of COMMIT is settled by a new epoch before anyone is told anything.",
+		Package: "./engine",
+		Run:     "^TestAnUnknownCommitIsSettledBeforeItIsTold$",
+		Edits: []Edit{{"engine/partition.go", `			done, err := w.Handle(ctx, f.ms)
+			if err != nil {
+				return err
+			}`, `			done, err := w.Handle(ctx, f.ms)
+			if errors.Is(err, step.ErrUnknown) { // so nothing was written: say so
+				p.setHalted(err)
+				p.setHalted(nil)
+			}
+			if err != nil {
+				return err
+			}`}, {"engine/partition.go", `		if offset < p.told {
+			return s, nil
+		}
+		return nil, p.halted
+	case <-ctx.Done():`, `		if offset < p.told {
+			return s, nil
+		}
+		return nil, step.ErrUnknown
+	case <-ctx.Done():`}},
+	},
+	{
+		Name:    "parked-key-not-blocked",
+		Rule:    "Behind a parked message its key waits; later messages do not overtake it.",
+		Package: "./engine",
+		Run:     "^TestAParkedKeyIsBlockedUntilAnOperatorActs$",
+		Edits:   []Edit{{"internal/step/handle.go", `		if h.row.Parked > 0 {`, `		if h.row.Parked < 0 {`}},
+	},
+	{
+		Name:    "cached-state-kept-after-rollback",
+		Rule:    "After a transaction that failed nothing that was cached is believed.",
+		Package: "./internal/step",
+		Run:     "^TestSimulation$",
+		Edits: []Edit{
+			{"internal/step/worker.go", `func (w *Worker) forget() { w.states, w.changed = map[deja.Stream]*held{}, nil }`, `func (w *Worker) forget() {
+	if w.states == nil {
+		w.states = map[deja.Stream]*held{}
+	}
+	for _, h := range w.changed {
+		h.changed = false
+	}
+	w.changed = nil
+}`},
+		},
+	},
+	{
+		Name:    "journal-not-adopted",
+		Rule:    "A store behind its journal adopts what was decided, and decides nothing again.",
+		Package: "./internal/step",
+		Run:     "^(TestAStoreBehindItsJournalAdoptsIt|TestSimulation)$",
+		Edits: []Edit{{"internal/step/takeover.go", `		if len(entries) == 0 {
+			return nil
+		}
+		return w.redo(ctx, entries)`, `		return nil`}},
+	},
+	{
+		Name:    "no-new-life",
+		Rule:    "A store that went back begins a new life, after whose marker nothing of an older one counts.",
+		Package: "./internal/step",
+		Run:     "^TestAStoreBehindItsJournalAdoptsIt$",
+		Edits: []Edit{{"internal/step/takeover.go", `	if found.back {
+		if err := w.beginLife(ctx, from); err != nil {
+			return err
+		}
+	}
+`, ``}, {"internal/step/takeover.go", `	if err := w.adopt(ctx, r, found.back); err != nil {`, `	if err := w.adopt(ctx, r, false); err != nil {`}},
+	},
+	{
+		Name:    "read-ahead-believed",
+		Rule:    "What is read before the transaction must not be ahead of the worker.",
+		Package: "./internal/step",
+		Run:     "^TestWhatWasReadMustNotBeAheadOfTheWorker$",
+		Edits:   []Edit{{"internal/step/handle.go", `e.Partition == b.w.cfg.Partition && e.N > b.from.N {`, `e.Partition == b.w.cfg.Partition && e.N > b.from.N+1000 {`}},
+	},
+	{
+		Name:    "relay-past-a-failure",
+		Rule:    "The relay starts at the oldest decision that was not acknowledged.",
+		Package: "./internal/step",
+		Run:     "^TestSimulation$",
+		Edits: []Edit{{"internal/step/relay.go", `		if _, err := w.cfg.Log.Append(ctx, w.journal.Name, recs); err != nil {
+			return fmt.Errorf("relay decisions from %d on: %w", kept[0].N, err)
+		}
+		w.relayed = kept[len(kept)-1].N`, `		w.relayed = kept[len(kept)-1].N
+		if _, err := w.cfg.Log.Append(ctx, w.journal.Name, recs); err != nil {
+			continue
+		}`}},
+	},
+	{
+		Name:    "half-folded-state-kept",
+		Rule:    "An apply function that panics leaves the state as it was.",
+		Package: "./internal/step",
+		Run:     "^TestAFoldThatPanicsLeavesTheStateAlone$",
+		Edits: []Edit{{"internal/step/handle.go", `	restored.changed = h.changed
+	*h = *restored
+`, `	_ = restored
+`}},
+	},
+	{
+		Name:    "append-time-as-it-comes",
+		Rule:    "Decision time never falls, whatever the log's clock does.",
+		Package: "./internal/step",
+		Run:     "^TestDecisionTimeIsTheAppendTimeOrTheLastDecisions$",
+		Edits:   []Edit{{"internal/step/handle.go", `	r.Time = later(b.to.Time, at)`, `	r.Time = later(time.Time{}, at)`}},
+	},
+	{
+		Name:    "old-fold-kept",
+		Rule:    "States folded by an older fold version are folded again before anything is decided on them.",
+		Package: "./internal/step",
+		Run:     "^TestAChangedFoldVersionFoldsAnew$",
+		Edits:   []Edit{{"internal/step/takeover.go", `	reset := rebuild || stale || found.void`, `	reset := rebuild || stale && false || found.void`}},
+	},
+	{
+		Name:    "drain-forgotten",
+		Rule:    "An operator's act that a crash cut short goes on where it was.",
+		Package: "./internal/step",
+		Run:     "^TestAnActThatWasCutShortGoesOnWithItsDrain$",
+		Edits:   []Edit{{"internal/step/act.go", `	return r.Act == act, nil`, `	return r.Act == act && r.Act.IsZero(), nil`}},
+	},
+	{
+		Name:    "duplicate-not-counted",
+		Rule:    "Every suppressed delivery is counted, with the first and the last position.",
+		Package: "./internal/step",
+		Run:     "^TestSimulation$",
+		Edits: []Edit{{"internal/step/handle.go", `		b.repeat(m.Key, offset, false)
+		b.settled`, `		b.settled`}},
+	},
+	{
+		Name:    "size-checked-after-commit",
+		Rule:    "A decision that the journal would never take is refused before it is committed.",
+		Package: "./internal/step",
+		Run:     "^TestADecisionTooLargeForTheJournalIsRefused$",
+		Edits:   []Edit{{"internal/step/handle.go", `	case len(raw) > b.w.journal.MaxRecord:`, `	case len(raw) > 1<<30:`}},
+	},
+}

@@ -245,12 +245,21 @@ func TestAFoldThatPanicsLeavesTheStateAlone(t *testing.T) {
 			}
 		}),
 	)}})
-	b.send(spoil{}, spoil{Bad: true})
+	ids := b.send(spoil{}, spoil{Bad: true})
 	if got := statuses(b.must()); got != "applied parked" {
 		t.Errorf("got %s", got)
 	}
 	if row := b.row(); string(row.Data) != `{"sum":2}` || row.Version != 2 || row.Parked != 1 {
 		t.Errorf("the row is %+v %s; want what the first message left", row, row.Data)
+	}
+	b.append(&deja.Envelope{ // the key goes on from what is in memory
+		ID: deja.NewID(), Kind: deja.KindAct, Type: deja.ActSkip, Source: "shop", ContentType: "application/json",
+		Payload: fmt.Appendf(nil, `{"message":%q}`, ids[1]), Stream: deja.Stream{Aggregate: "till", Key: "a"},
+	})
+	b.send(spoil{})
+	b.must()
+	if row := b.row(); string(row.Data) != `{"sum":4}` || row.Version != 4 || row.Parked != 0 {
+		t.Errorf("once it is skipped the row is %+v %s", row, row.Data)
 	}
 }
 

@@ -2,13 +2,41 @@ package oracle_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
+
+// serve starts the server on a file and returns its address, and how to end it: by a signal, which it must obey.
+func serve(t *testing.T, path string) (url string, end func(os.Signal)) {
+	t.Helper()
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), get(t, program), "serve", "--db", path, "--addr", "127.0.0.1:0")
+	pipe, err := cmd.StderrPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	done := false
+	t.Cleanup(func() {
+		if !done {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+	})
+	url = addressIn(t, pipe)
+	return url, func(s os.Signal) {
+		t.Helper()
+		done = true
+		must(t, cmd.Process.Signal(s))
+		if err := cmd.Wait(); err != nil && s != os.Kill && !slices.Contains([]int{0, 4}, cmd.ProcessState.ExitCode()) {
+			t.Errorf("the server, at %v: %v", s, err)
+		}
+	}
+}
 
 // addressIn reads where the server serves.
 func addressIn(t *testing.T, stderr io.Reader) string {
