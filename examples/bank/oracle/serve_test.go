@@ -139,7 +139,7 @@ func TestServedOverHTTP(t *testing.T) {
 		"?at=1993-06-30&by=business":           o.on("576", "1993-06-30"),
 		"?at=1993-06-30T00:00:00Z&by=business": o.on("576", "1993-06-30"),
 		"?at=1993-06-30":                       {}, // nothing was decided in that year
-		"?at=account/1@1":                      o.after("576", o.at("1", 1).Row),
+		"?at=account/704@1":                    o.after("576", o.at("704", 1).Row),
 		"?at=HEAD":                             {Version: last.Version + 2, Balance: last.Balance + 200, Recorded: last.Recorded},
 	} {
 		if d := account(t, url, query).differs(want); d != "" {
