@@ -165,7 +165,7 @@ func (c *client) append(ctx context.Context, ms []outgoing) ([]deja.Position, er
 		recs[i] = driver.Record{
 			Partition: place.Partition(m.env.Stream.Key, int32(len(ps))),
 			Key:       m.env.Stream.Key,
-			Value:     wire.AppendMessage(nil, m.env),
+			Value:     wire.AppendMessage(make([]byte, 0, 256), m.env),
 		}
 	}
 	at, err := c.e.log.Append(ctx, wire.Inbox(c.e.machine.Name()), recs)

@@ -98,7 +98,7 @@ func (b *batch) again(m Message, p driver.Parked, skip bool, act deja.Act) (*dej
 		r := b.newRecord(m, covers)
 		r.Version = h.state.Version
 		r.Decided = died(m.dead)
-		b.record(m, r, wire.AppendRecord(nil, r))
+		b.record(m, r, encoded(r))
 	} else if err := b.decide(m, h, covers); err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func (b *batch) close(m *Message, refusal *deja.Rejection) {
 	if refusal != nil {
 		r.Decided = deja.Decided{Status: deja.Rejected, Reason: *refusal}
 	}
-	b.record(*m, r, wire.AppendRecord(nil, r))
+	b.record(*m, r, encoded(r))
 	b.to.Position = offset + 1
 }
 

@@ -152,11 +152,11 @@ func (b *batch) settle(ctx context.Context, m Message) error {
 		r := b.newRecord(m, offset)
 		r.First, r.FirstIn, r.Paths = first.Offset, first.Partition, paths
 		r.Decided = deja.Decided{Status: deja.Conflicted, Reason: deja.Rejection{Code: deja.CodeConflict}}
-		b.record(m, r, wire.AppendRecord(nil, r))
+		b.record(m, r, encoded(r))
 	case m.dead != nil:
 		r := b.newRecord(m, offset)
 		r.Decided = died(m.dead)
-		b.record(m, r, wire.AppendRecord(nil, r))
+		b.record(m, r, encoded(r))
 	default:
 		h := b.w.states[m.Env.Stream]
 		if h.row.Parked > 0 {
@@ -189,7 +189,7 @@ func (b *batch) block(m Message, h *held, covers int64) {
 	r := b.newRecord(m, covers)
 	r.Version = h.state.Version
 	r.Decided = deja.Decided{Status: deja.Parked, Reason: deja.Rejection{Code: deja.CodeBlocked, Detail: "an earlier message of the key is parked"}}
-	b.record(m, r, wire.AppendRecord(nil, r))
+	b.record(m, r, encoded(r))
 	b.park(m, h)
 }
 
@@ -221,7 +221,7 @@ func (b *batch) decide(m Message, h *held, covers int64) error {
 		*d = parked(errors.New("it schedules, sends or asks for effects, which this version does not deliver"))
 	}
 	next, err := b.fold(r, h)
-	raw := wire.AppendRecord(nil, r)
+	raw := encoded(r)
 	switch {
 	case err != nil:
 		raw, err = b.withdraw(r, h, parked(err))
@@ -285,7 +285,7 @@ func (b *batch) withdraw(r *wire.Record, h *held, instead deja.Decided) ([]byte,
 	restored.changed = h.changed
 	*h = *restored
 	r.Decided, r.Version, r.Writes = instead, h.row.Version, [32]byte{}
-	return wire.AppendRecord(nil, r), nil
+	return encoded(r), nil
 }
 
 // maxDetail bounds what an error or a refusal adds to the record.
@@ -389,3 +389,6 @@ func (w *Worker) transact(ctx context.Context, b *batch) error {
 		return fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 }
+
+// encoded returns a record's bytes.
+func encoded(r *wire.Record) []byte { return wire.AppendRecord(make([]byte, 0, 512), r) }

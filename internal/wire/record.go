@@ -49,10 +49,10 @@ func AppendRecord(dst []byte, r *Record) []byte {
 	if r.Marker() {
 		return w
 	}
-	w.message(6, func(m *writer) {
-		m.envelope(&r.Cause)
-		m.uint(16, uint64(r.Cause.Position.Offset))
-	})
+	at := w.begin(6)
+	w.envelope(&r.Cause)
+	w.uint(16, uint64(r.Cause.Position.Offset))
+	w.end(at)
 	w.hash(7, r.Hash)
 	w.uint(8, uint64(r.Covers))
 	w.decided(&r.Decided)
@@ -75,17 +75,28 @@ func (w *writer) decided(d *deja.Decided) {
 	w.string(10, d.Reason.Code)
 	w.string(11, d.Reason.Detail)
 	for i := range d.Events {
-		w.message(12, func(m *writer) { m.emission(&d.Events[i]) })
+		at := w.begin(12)
+		w.emission(&d.Events[i])
+		w.end(at)
 	}
 	for i := range d.Commands {
-		w.message(13, func(m *writer) { m.emission(&d.Commands[i]); m.target(&d.Commands[i]) })
+		at := w.begin(13)
+		w.emission(&d.Commands[i])
+		w.target(&d.Commands[i])
+		w.end(at)
 	}
 	for i := range d.Timers {
 		t := &d.Timers[i]
-		w.message(14, func(m *writer) { m.emission(&t.Command); m.string(5, t.Name); m.time(6, t.Due) })
+		at := w.begin(14)
+		w.emission(&t.Command)
+		w.string(5, t.Name)
+		w.time(6, t.Due)
+		w.end(at)
 	}
 	for i := range d.Effects {
-		w.message(15, func(m *writer) { m.emission(&d.Effects[i]) })
+		at := w.begin(15)
+		w.emission(&d.Effects[i])
+		w.end(at)
 	}
 	for _, name := range d.Cancelled {
 		w.string(23, name)

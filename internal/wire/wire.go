@@ -66,12 +66,21 @@ func (w *writer) time(num protowire.Number, t time.Time) {
 	}
 }
 
-// message writes a sub-message that fill builds; an empty one is written too, as repeated ones need it.
-func (w *writer) message(num protowire.Number, fill func(*writer)) {
-	var sub writer
-	fill(&sub)
-	*w = protowire.AppendTag(*w, num, protowire.BytesType)
-	*w = protowire.AppendBytes(*w, sub)
+// begin begins a sub-message, and end ends it; an empty one is written too, as repeated ones need it. Its length goes
+// in front, where one byte is kept free: a longer length moves the sub-message on.
+func (w *writer) begin(num protowire.Number) (start int) {
+	*w = append(protowire.AppendTag(*w, num, protowire.BytesType), 0)
+	return len(*w)
+}
+
+func (w *writer) end(start int) {
+	n := len(*w) - start
+	if n < 0x80 {
+		(*w)[start-1] = byte(n)
+		return
+	}
+	var length [10]byte
+	*w = slices.Replace(*w, start-1, start, protowire.AppendVarint(length[:0], uint64(n))...)
 }
 
 // field is one decoded field: v of a varint, b of bytes.
@@ -172,10 +181,20 @@ func (w *writer) envelope(e *deja.Envelope) {
 	w.id(11, e.CausationID)
 	w.id(12, e.CorrelationID)
 	w.string(13, e.ContentType)
-	for _, k := range slices.Sorted(maps.Keys(e.Headers)) {
-		w.message(14, func(m *writer) { m.string(1, k); m.string(2, e.Headers[k]) })
+	for _, k := range sortedKeys(e.Headers) {
+		at := w.begin(14)
+		w.string(1, k)
+		w.string(2, e.Headers[k])
+		w.end(at)
 	}
 	w.bytes(15, e.Payload)
+}
+
+func sortedKeys(m map[string]string) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(m))
 }
 
 // A Decoder decodes records of one service. It shares equal names between records, and is not safe for concurrent use.
