@@ -102,11 +102,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	defer e.running.Store(false)
 	ps, err := e.partitions()
-	for wait := backoffMin; err != nil; wait = min(2*wait, backoffMax) {
+	for wait := firstPause; err != nil; wait = min(2*wait, longestPause) {
 		if ctx.Err() != nil || errors.Is(err, driver.ErrNotFound) {
 			return err
 		}
-		e.logger.Warn("the log cannot be reached; trying again", "error", err)
+		e.logger.WarnContext(ctx, "the log cannot be reached; trying again", "error", err)
 		sleep(ctx, wait)
 		ps, err = e.partitions()
 	}

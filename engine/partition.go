@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	batchSize  = 1000 // messages a transaction
-	backoffMin = 10 * time.Millisecond
-	backoffMax = 5 * time.Second
-	maxAhead   = 10 * time.Minute // how far an append time may be ahead of our clock
+	batchSize    = 1000 // messages a transaction
+	firstPause   = 10 * time.Millisecond
+	longestPause = 5 * time.Second
+	maxAhead     = 10 * time.Minute // how far an append time may be ahead of our clock
 )
 
 // ErrClock is returned by Run when a message was appended in the future: decisions would take its time on, and
@@ -47,7 +47,7 @@ func newPartition(e *Engine, number int32) *partition {
 // run takes the partition over and handles its messages until ctx ends or it halts.
 func (p *partition) run(ctx context.Context) error {
 	p.setHalted(nil)
-	backoff := backoffMin
+	pause := firstPause
 	var w *step.Worker
 	for {
 		if w == nil {
@@ -64,11 +64,11 @@ func (p *partition) run(ctx context.Context) error {
 				return err
 			}
 			if w.Progress().Position > began {
-				backoff = backoffMin
+				pause = firstPause
 			}
 		}
-		sleep(ctx, backoff/2+rand.N(backoff/2+1)) // jitter, so that workers that failed together do not come back together
-		backoff = min(2*backoff, backoffMax)
+		sleep(ctx, pause/2+rand.N(pause/2+1)) // jitter, so that workers that failed together do not come back together
+		pause = min(2*pause, longestPause)
 	}
 }
 
@@ -78,11 +78,11 @@ func (p *partition) stop(ctx context.Context, err error) bool {
 		return true
 	}
 	if errors.Is(err, deja.ErrHalted) {
-		p.logger.Error("partition halted", "error", err)
+		p.logger.ErrorContext(ctx, "partition halted", "error", err)
 		p.setHalted(err)
 		return true
 	}
-	p.logger.Warn("partition works again after a fault", "error", err)
+	p.logger.WarnContext(ctx, "partition works again after a fault", "error", err)
 	return false
 }
 
@@ -93,7 +93,7 @@ func (p *partition) work(ctx context.Context, w *step.Worker) error {
 		return fmt.Errorf("take over: %w", err)
 	}
 	at := w.Progress()
-	p.logger.Debug("partition taken over", "position", at.Position, "n", at.N, "took", time.Since(began))
+	p.logger.DebugContext(ctx, "partition taken over", "position", at.Position, "n", at.N, "took", time.Since(began))
 	ctx, cancel := context.WithCancel(ctx)
 	var fetching sync.WaitGroup
 	defer fetching.Wait()

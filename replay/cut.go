@@ -102,9 +102,8 @@ type limit struct {
 
 	positions map[int32]deja.Position // of atPosition, and of atMessage as journal numbers
 	numbers   map[int32]int64
-	until     time.Time // for partitions that the locator does not name
-	reached   bool      // the version was seen
-	last      int64     // the highest version seen of the locator's stream
+	reached   bool  // the version was seen
+	last      int64 // the highest version seen of the locator's stream
 
 	ended  map[deja.Stream]bool // by business time; the zero Stream stands for all
 	late   int64                // decisions left out although their business time is early enough
@@ -116,6 +115,7 @@ type limit struct {
 func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream bool) (*limit, error) {
 	l := &limit{at: at, by: by, per: perStream, positions: map[int32]deja.Position{}, numbers: map[int32]int64{}, ended: map[deja.Stream]bool{}}
 	switch at.kind {
+	case atHead, atTime:
 	case atPosition:
 		for _, p := range at.positions {
 			if name := s.machine.Name(); !slices.Contains([]string{"inbox", "journal", wire.Inbox(name), wire.Journal(name)}, p.Topic) {
@@ -165,6 +165,8 @@ func (s *Source) message(ctx context.Context, at Locator) (driver.Entry, error) 
 func (l *limit) admit(e *journal.Entry) (take, more bool) {
 	partition := e.Cause.Position.Partition
 	switch l.at.kind {
+	case atHead:
+		return true, true
 	case atPosition:
 		p, ok := l.positions[partition]
 		if !ok {
@@ -185,9 +187,8 @@ func (l *limit) admit(e *journal.Entry) (take, more bool) {
 			return l.admitBusiness(e), true
 		}
 		take = !e.Time.After(l.at.time)
-		return take, take
 	}
-	return true, true
+	return take, take
 }
 
 func (l *limit) admitVersion(e *journal.Entry) (take, more bool) {

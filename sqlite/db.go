@@ -88,6 +88,10 @@ func (db *DB) Close() error {
 		err := db.pool.Close()
 		if db.halted.Load() == nil {
 			err = errors.Join(err, exec(db.conn, "PRAGMA wal_checkpoint(TRUNCATE)"))
+			// Without a write-ahead log, whoever reads the file at rest needs no file beside it. While others read, it
+			// stays; that does no harm.
+			db.conn.SetBusyTimeout(0)
+			_ = exec(db.conn, "PRAGMA journal_mode = DELETE")
 		}
 		for _, st := range db.statements {
 			_ = st.Finalize() // gives the last step's error again

@@ -23,7 +23,16 @@ const (
 // Open opens the database at path for writing, and creates it if there is none. The error wraps [ErrLocked],
 // [ErrCopied], [ErrNotDeja], [ErrNewer], [ErrCorrupt] or [ErrReadOnly] where one applies; nothing was written then.
 // The context bounds the opening only.
-func Open(ctx context.Context, path string) (*DB, error) { return openWriting(ctx, path, false) }
+func Open(ctx context.Context, path string) (*DB, error) { return openWriting(ctx, path, keepID) }
+
+// identity says what becomes of a file's id when it is opened for writing.
+type identity uint8
+
+const (
+	keepID  identity = iota // it must be the lock file's
+	freshID                 // a new one: the file was made from another for this purpose
+	adoptID                 // a new one, and the next lease says that the store was copied
+)
 
 // Adopt makes a copied database one of its own: it gives it a new id, and lets the next lease say that the store was
 // copied. Adopting what is no copy is harmless, and right for a copy that was made together with its lock file.
@@ -31,14 +40,44 @@ func Adopt(ctx context.Context, path string) error {
 	if _, err := os.Stat(path); err != nil {
 		return fmt.Errorf("adopt: %w", err)
 	}
-	db, err := openWriting(ctx, path, true)
+	db, err := openWriting(ctx, path, adoptID)
 	if err != nil {
 		return err
 	}
 	return db.Close()
 }
 
-func openWriting(ctx context.Context, path string, adopt bool) (_ *DB, err error) {
+// Clone copies the database at from, which may be in use, into a new file: a database of its own that goes on where
+// from is now. It is for going on with a past, in which nothing is decided; a copy that is to live on as a service's
+// must be adopted. The error wraps [fs.ErrExist] where to exists.
+func Clone(ctx context.Context, from, to string) error {
+	if _, err := os.Lstat(to); err == nil {
+		return fmt.Errorf("clone %s: %s: %w", from, to, fs.ErrExist)
+	}
+	src, err := OpenReadOnly(ctx, from)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(src.vacuumInto(ctx, to), src.Close()); err != nil {
+		return fmt.Errorf("clone %s into %s: %w", from, to, err)
+	}
+	db, err := openWriting(ctx, to, freshID)
+	if err != nil {
+		return err
+	}
+	return db.Close()
+}
+
+func (db *DB) vacuumInto(ctx context.Context, to string) error {
+	c, err := db.pool.Take(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.pool.Put(c)
+	return exec(c, "VACUUM INTO ?", to)
+}
+
+func openWriting(ctx context.Context, path string, id identity) (_ *DB, err error) {
 	path, err = resolve(ctx, path)
 	if err != nil {
 		return nil, err
@@ -53,9 +92,9 @@ func openWriting(ctx context.Context, path string, adopt bool) (_ *DB, err error
 	}
 	db := newDB(path)
 	db.lock, db.conn, db.guard = lock, c, new(guard)
-	if err := db.prepare(adopt); err != nil {
+	if err := db.prepare(id); err != nil {
 		// Of a database that is not this program's, nothing may be left lying about.
-		return nil, errors.Join(openingToWrite(path, err), c.Close(), lock.release(errors.Is(err, ErrNotDeja)))
+		return nil, errors.Join(openingToWrite(path, err), c.Close(), lock.release(errors.Is(err, ErrNotDeja) || errors.Is(err, ErrCopied)))
 	}
 	db.pool, err = openPool(path, sqlite.OpenReadOnly)
 	if err != nil {
@@ -98,7 +137,7 @@ func openConn(path string) (*sqlite.Conn, error) {
 }
 
 // prepare checks the file, then brings it to the newest format.
-func (db *DB) prepare(adopt bool) error {
+func (db *DB) prepare(id identity) error {
 	version, err := format(db.conn)
 	if err != nil {
 		return err
@@ -107,10 +146,10 @@ func (db *DB) prepare(adopt bool) error {
 	if err != nil {
 		return err
 	}
-	if err := db.identify(version, text, adopt); err != nil {
+	if err := db.identify(version, text, id); err != nil {
 		return err
 	}
-	if err := db.setUp(version, adopt); err != nil {
+	if err := db.setUp(version, id); err != nil {
 		return err
 	}
 	if err := exec(db.conn, "PRAGMA journal_mode = WAL"); err != nil {
@@ -130,7 +169,7 @@ func (db *DB) prepare(adopt bool) error {
 
 // identify settles which database this is. It writes nothing but a fresh one's id into its lock file: if a crash
 // comes before the database is made, the next Open finds an id without a database and begins again.
-func (db *DB) identify(version int, text lockText, adopt bool) (err error) {
+func (db *DB) identify(version int, text lockText, id identity) (err error) {
 	if version == 0 {
 		if text.made {
 			return fmt.Errorf("%w: it is missing or empty, but its lock file %s says that it was made; "+
@@ -146,7 +185,7 @@ func (db *DB) identify(version int, text lockText, adopt bool) (err error) {
 	switch {
 	case err != nil:
 		return err
-	case adopt:
+	case id != keepID:
 		db.id = randomText()
 	case text.id != db.id:
 		return fmt.Errorf("%w (its lock file %s is missing, empty or another database's)", ErrCopied, db.lock.lock.Path())
@@ -155,11 +194,11 @@ func (db *DB) identify(version int, text lockText, adopt bool) (err error) {
 }
 
 // setUp writes what is missing in one transaction, and reads back what is kept in memory.
-func (db *DB) setUp(version int, adopt bool) error {
+func (db *DB) setUp(version int, id identity) error {
 	if err := exec(db.conn, "BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
-	err := db.setUpTables(version, adopt)
+	err := db.setUpTables(version, id)
 	if err == nil {
 		err = exec(db.conn, "COMMIT")
 	}
@@ -173,7 +212,7 @@ func (db *DB) setUp(version int, adopt bool) error {
 	return db.loadTables()
 }
 
-func (db *DB) setUpTables(version int, adopt bool) error {
+func (db *DB) setUpTables(version int, identity identity) error {
 	if err := migrate(db.conn, version); err != nil {
 		return err
 	}
@@ -189,14 +228,14 @@ func (db *DB) setUpTables(version int, adopt bool) error {
 	if err := checkLog(db.conn); err != nil {
 		return err
 	}
-	if err := repairStore(db.conn); err != nil || !adopt {
+	if err := repairStore(db.conn); err != nil || identity == keepID {
 		return err
 	}
 	// The store goes on to belong to its own log, under the log's new name.
 	if err := exec(db.conn, "UPDATE deja_binding SET cluster = ? WHERE cluster = (SELECT lower(hex(id)) FROM deja_file)", db.id); err != nil {
 		return err
 	}
-	return exec(db.conn, "UPDATE deja_file SET id = ?, copied = 1", id)
+	return exec(db.conn, "UPDATE deja_file SET id = ?, copied = copied OR ?", id, identity == adoptID)
 }
 
 // OpenReadOnly opens the database at path for reading, while another process may write it. It creates nothing: if

@@ -143,7 +143,8 @@ func (p *projector) statement(sql string) (prepared, error) {
 		if err := st.Reset(); err != nil {
 			return st, err
 		}
-		return st, st.ClearBindings()
+		err := st.ClearBindings()
+		return st, err
 	}
 	var st prepared
 	err := db.guard.as(projecting, func() (err error) {

@@ -144,8 +144,8 @@ func (db *DB) topic(ctx context.Context, name string) (*topic, error) {
 func (db *DB) makeTopic(ctx context.Context, name string) (made *topic, err error) {
 	db.topics.making.Lock()
 	defer db.topics.making.Unlock()
-	if made = db.topics.get(name); made != nil {
-		return made, nil
+	if t := db.topics.get(name); t != nil {
+		return t, nil
 	}
 	err = db.write(ctx, func(c *sqlite.Conn) (err error) {
 		made, err = createTopic(c, name)

@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -92,7 +91,7 @@ func run(b *testing.B, projection bool, newID func() deja.ID) (*sqlite.DB, time.
 	ctx, cancel := context.WithCancel(context.Background())
 	db, err := sqlite.Open(ctx, filepath.Join(b.TempDir(), "bench.db"))
 	check(b, err)
-	eng, err := engine.New(engine.Config{Service: service(projection), Log: db.Log(), Store: db.Store(), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	eng, err := engine.New(engine.Config{Service: service(projection), Log: db.Log(), Store: db.Store(), Logger: slog.New(slog.DiscardHandler)})
 	check(b, err)
 	done := make(chan error, 1)
 	go func() { done <- eng.Run(ctx) }()
@@ -163,7 +162,7 @@ func insertRaw(b *testing.B, db *sqlite.DB, projection bool) time.Duration {
 
 	c, err := zombie.OpenConn(filepath.Join(b.TempDir(), "raw.db"), zombie.OpenReadWrite, zombie.OpenCreate, zombie.OpenWAL)
 	check(b, err)
-	defer c.Close()
+	defer func() { check(b, c.Close()) }()
 	for _, pragma := range []string{"synchronous = FULL", "wal_autocheckpoint = 20000", "cache_size = -65536"} {
 		check(b, sqlitex.ExecuteTransient(c, "PRAGMA "+pragma, nil))
 	}
@@ -240,7 +239,7 @@ func fetchAll(b *testing.B, db *sqlite.DB, topic string) []driver.Record {
 // BenchmarkReplay measures folding a journal into memory, JSON payloads and the chain's check included.
 func BenchmarkReplay(b *testing.B) {
 	db, _ := run(b, false, deja.NewID)
-	defer db.Close()
+	defer func() { check(b, db.Close()) }()
 	src, err := replay.Open(context.Background(), replay.Config{Service: service(false), Log: db.Log(), Store: db.Store()})
 	check(b, err)
 	b.ReportAllocs()
@@ -281,7 +280,9 @@ func BenchmarkDo(b *testing.B) {
 		fsync = append(fsync, time.Since(began))
 	}
 	cancel()
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		b.Fatal(err)
+	}
 	check(b, f.Close())
 	check(b, db.Close())
 	slices.Sort(do)

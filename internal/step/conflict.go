@@ -21,10 +21,10 @@ func (w *Worker) differ(ctx context.Context, first driver.Entry, m Message) ([]s
 		return nil, err
 	}
 	env, err := w.dec.Message(rec.Value)
-	if err != nil {
-		return []string{"@record"}, nil
+	if err == nil {
+		return Differ(env, m.Env), nil
 	}
-	return Differ(env, m.Env), nil
+	return []string{"@record"}, nil // the first was no message at all
 }
 
 // Differ lists what differs in the content of two messages.

@@ -59,7 +59,6 @@ type sim struct {
 	now     time.Time
 	workers [2]*simWorker
 	ids     []deja.ID
-	sent    map[deja.ID]till.Take
 	told    map[deja.ID]told
 	quiet   bool // no more faults
 	broken  bool // till.Crash fails

@@ -14,8 +14,8 @@ type Till struct {
 	Moves   int64 `json:"moves"`
 }
 
-// The commands.
 type (
+	// Put and the other commands.
 	Put   struct{ Amount int64 } // adds
 	Take  struct{ Amount int64 } // removes; refused beyond the balance
 	Twice struct{ Amount int64 } // adds, in two events
@@ -23,8 +23,8 @@ type (
 	Big   struct{ Bytes int }    // records an event of a size
 )
 
-// The events.
 type (
+	// Added and the other events.
 	Added   struct{ Amount int64 }
 	Removed struct{ Amount int64 }
 	Filled  struct{ Text string }

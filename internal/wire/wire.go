@@ -313,11 +313,10 @@ func ContentHash(e *deja.Envelope) ([32]byte, error) {
 		b = binary.AppendUvarint(b, uint64(len(part)))
 		b = append(b, part...)
 	}
-	var w writer = b
+	w := writer(b)
 	w.time(1, e.BusinessTime)
-	b = append(w, 0)
-	b = append(b, payload...)
-	return sha256.Sum256(b), err
+	w = append(append(w, 0), payload...)
+	return sha256.Sum256(w), err
 }
 
 // LedgerKey returns a message's identity in a service's ledger: its ID where tenant and source are the default ones,

@@ -187,9 +187,9 @@ func answer[T any](t *testing.T, r reply) (v T) {
 }
 
 // get returns what tests share.
-func get[T any](t *testing.T, make func() (T, error)) T {
+func get[T any](t *testing.T, share func() (T, error)) T {
 	t.Helper()
-	v, err := make()
+	v, err := share()
 	if err != nil {
 		t.Fatal(err)
 	}
