@@ -57,7 +57,7 @@ type Conflict struct {
 
 // Error names both positions and what differs.
 func (c *Conflict) Error() string {
-	return fmt.Sprintf("message %s at %s: same ID as the message at %s, other content (%s differ); use a new ID for a new message",
+	return fmt.Sprintf("message %s at %s: same ID as the message at %s, other content (in %s); use a new ID for a new message",
 		c.ID, c.Second, c.First, strings.Join(c.Paths, ", "))
 }
 

@@ -29,22 +29,20 @@ func (e *Env) replayCommand() *cobra.Command {
 
 With --into the past becomes a database of its own, which answers state, log and all the rest as the original did then.
 It can be read, and goes on living only once it is adopted. A replay that was interrupted goes on if it is run again.
-With --from a replay into memory begins at a snapshot instead of at the beginning.`,
+With --from it begins at a snapshot instead of at the beginning.`,
 		Example: e.examples(
 			"replay",
 			"replay --to 1995-12-31 --by business --into past.db",
 			"replay --from snapshot.db --json",
+			"replay --from snapshot.db --into past.db",
 		),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := to.parse(e); err != nil {
 				return err
 			}
-			switch {
-			case into != "" && from != "":
-				return Usagef("--from speeds a replay into memory up; a replay into a file copies the whole past, so leave it out")
-			case into != "":
-				return e.replayInto(cmd.Context(), &to, into)
+			if into != "" {
+				return e.replayInto(cmd.Context(), &to, into, from)
 			}
 			return e.replayInMemory(cmd.Context(), &to, from)
 		},
@@ -108,13 +106,13 @@ func (e *Env) Replay(ctx context.Context, db *Database, opt replay.Options) (a R
 	return Replayed{past.Messages, past.Cut.String(), hash, time.Since(began).Seconds()}, err
 }
 
-func (e *Env) replayInto(ctx context.Context, to *moment, into string) (err error) {
+func (e *Env) replayInto(ctx context.Context, to *moment, into, from string) (err error) {
 	db, err := e.OpenReader(ctx, e.DB())
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	a, err := e.Into(ctx, db, into, replay.Options{To: to.at, By: to.clock})
+	a, err := e.Into(ctx, db, into, from, replay.Options{To: to.at, By: to.clock})
 	if err != nil {
 		return err
 	}
@@ -125,13 +123,16 @@ func (e *Env) replayInto(ctx context.Context, to *moment, into string) (err erro
 	return nil
 }
 
-// Into fills the file at path with a past, which ends read-only: its lock file goes, so that it counts as a copy
-// until somebody adopts it.
-func (e *Env) Into(ctx context.Context, db *Database, path string, opt replay.Options) (a Replayed, err error) {
+// Into fills the file at path with a past, from the beginning or, if one is named, from a snapshot on. It ends
+// read-only: its lock file goes, so that it counts as a copy until somebody adopts it.
+func (e *Env) Into(ctx context.Context, db *Database, path, from string, opt replay.Options) (a Replayed, err error) {
 	if err := claim(path); err != nil {
 		return a, err
 	}
 	began := time.Now()
+	if err := e.beginAt(ctx, path, from); err != nil {
+		return a, err
+	}
 	target, err := sqlite.Open(ctx, path)
 	if err != nil {
 		return a, err
@@ -154,6 +155,23 @@ func (e *Env) Into(ctx context.Context, db *Database, path string, opt replay.Op
 	}
 	a.Seconds = time.Since(began).Seconds()
 	return a, nil
+}
+
+// beginAt makes the file at path out of a snapshot, unless there is none or an earlier replay has begun already.
+func (e *Env) beginAt(ctx context.Context, path, from string) error {
+	begun, err := exists(path)
+	if err != nil || begun || from == "" {
+		return err
+	}
+	snapshot, closeIt, err := e.openSnapshot(ctx, from)
+	if err != nil {
+		return errors.Join(err, os.Remove(path+partialSuffix))
+	}
+	defer closeIt()
+	if err := snapshot.Check(ctx, e.machine); err != nil {
+		return errors.Join(err, os.Remove(path+partialSuffix))
+	}
+	return sqlite.Clone(ctx, from, path)
 }
 
 // claim makes sure that a file may be filled: it is not there, or what an earlier replay left unfinished.

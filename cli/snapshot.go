@@ -32,7 +32,7 @@ whose states have another hash, or whose last decision is not the history's.`,
 			if into == "" {
 				return Usagef("--into FILE is missing: the snapshot's file")
 			}
-			return e.replayInto(cmd.Context(), &at, into)
+			return e.replayInto(cmd.Context(), &at, into, "")
 		},
 	}
 	at.addFlags(cmd, "at", "the moment, a `LOCATOR`")

@@ -106,14 +106,14 @@ type limit struct {
 	last      int64 // the highest version seen of the locator's stream
 
 	ended  map[deja.Stream]bool // by business time; the zero Stream stands for all
-	late   int64                // decisions left out although their business time is early enough
-	rising time.Time            // the latest business time so far
-	falls  int64                // decisions whose business time is before an earlier one's
+	late   int64                     // decisions left out although their business time is early enough
+	rising map[deja.Stream]time.Time // the latest business time so far, in the same scope
+	falls  int64                     // decisions whose business time is before an earlier one's
 }
 
 // limits prepares a locator for this history.
 func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream bool) (*limit, error) {
-	l := &limit{at: at, by: by, per: perStream, positions: map[int32]deja.Position{}, numbers: map[int32]int64{}, ended: map[deja.Stream]bool{}}
+	l := &limit{at: at, by: by, per: perStream, positions: map[int32]deja.Position{}, numbers: map[int32]int64{}, ended: map[deja.Stream]bool{}, rising: map[deja.Stream]time.Time{}}
 	switch at.kind {
 	case atHead, atTime:
 	case atPosition:
@@ -149,7 +149,7 @@ func (s *Source) message(ctx context.Context, at Locator) (driver.Entry, error) 
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) == 0:
-		return driver.Entry{}, fmt.Errorf("%w: no message's ID begins with %s; `log` lists them", ErrNotFound, at)
+		return driver.Entry{}, fmt.Errorf("%w: no message's ID begins with %s", ErrNotFound, at)
 	}
 	var ids []string
 	for _, e := range found[:min(len(found), 5)] {
@@ -208,10 +208,10 @@ func (l *limit) admitBusiness(e *journal.Entry) bool {
 	}
 	t, applied := e.Cause.BusinessTime, e.Decided.Status == deja.Applied
 	if applied && !t.IsZero() {
-		if t.Before(l.rising) {
+		if t.Before(l.rising[scope]) {
 			l.falls++
 		} else {
-			l.rising = t
+			l.rising[scope] = t
 		}
 		if t.After(l.at.time) {
 			l.ended[scope] = true
@@ -230,8 +230,15 @@ func (l *limit) notes() []string {
 	if l.per {
 		what = "each stream was"
 	}
-	return []string{fmt.Sprintf("business time does not rise along the log (%d decisions are dated before an earlier one): %s cut before its first decision dated after %s, which leaves out %d later decisions dated up to it",
-		l.falls, what, l.at, l.late)}
+	return []string{fmt.Sprintf("business time does not rise along the log (%s dated before an earlier one): %s cut before its first decision dated after %s, which leaves out %s dated up to it",
+		decisions(l.falls), what, l.at, decisions(l.late))}
+}
+
+func decisions(n int64) string {
+	if n == 1 {
+		return "1 decision"
+	}
+	return fmt.Sprintf("%d decisions", n)
 }
 
 // missing returns an error if the locator's stream never came to its version.

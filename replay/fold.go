@@ -50,7 +50,8 @@ const progressEvery = 5000
 
 // Fold folds the history into memory, which holds no more than the live states.
 func (s *Source) Fold(ctx context.Context, opt Options) (*Past, error) {
-	lim, err := s.limits(ctx, opt.To, opt.By, opt.Match != nil)
+	perStream := opt.Match != nil && opt.To.IsTime() && opt.By == Business
+	lim, err := s.limits(ctx, opt.To, opt.By, perStream)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +73,9 @@ func (s *Source) Fold(ctx context.Context, opt Options) (*Past, error) {
 	}
 	for p := range s.partitions {
 		err := s.scan(ctx, p, from[p], func(e *journal.Entry) (bool, error) {
+			if opt.Match != nil && lim.per && !opt.Match(e.Cause.Stream) {
+				return true, nil
+			}
 			take, more := lim.admit(e)
 			if !take {
 				return more, nil

@@ -23,14 +23,19 @@ type Snapshot struct {
 	Hash  Hash // noted when it was made
 }
 
+// Check returns an error if the snapshot's states are not those that were noted.
+func (sn *Snapshot) Check(ctx context.Context, m *deja.Machine) error {
+	got, err := HashStore(ctx, m, sn.Store)
+	if err == nil && got != sn.Hash {
+		return fmt.Errorf("%w: its states have the hash %s, and had %s when it was made", ErrSnapshot, got, sn.Hash)
+	}
+	return err
+}
+
 // begin verifies the snapshot and loads its states; it returns where each partition goes on.
 func (sn *Snapshot) begin(ctx context.Context, s *Source, past *Past) ([]driver.Logged, error) {
-	got, err := HashStore(ctx, s.machine, sn.Store)
-	if err != nil {
+	if err := sn.Check(ctx, s.machine); err != nil {
 		return nil, err
-	}
-	if got != sn.Hash {
-		return nil, fmt.Errorf("%w: its states have the hash %s, and had %s when it was made", ErrSnapshot, got, sn.Hash)
 	}
 	from := make([]driver.Logged, s.partitions)
 	for p := range s.partitions {

@@ -100,7 +100,7 @@ func (d *demonstration) lookBack(ctx context.Context, e *cli.Env) (err error) {
 		d.States = append(d.States, dayState{day, cli.StateOf(k)})
 	}
 	e.Notef("replaying the whole history into %s", d.Past)
-	d.Replay, err = e.Into(ctx, db, d.Past, replay.Options{})
+	d.Replay, err = e.Into(ctx, db, d.Past, "", replay.Options{})
 	d.Equal = d.Replay.StateHash == d.Import.StateHash
 	return err
 }
