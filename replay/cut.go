@@ -106,14 +106,14 @@ type limit struct {
 	last      int64 // the highest version seen of the locator's stream
 
 	ended  map[deja.Stream]bool // by business time; the zero Stream stands for all
-	late   int64                     // decisions left out although their business time is early enough
-	rising map[deja.Stream]time.Time // the latest business time so far, in the same scope
-	falls  int64                     // decisions whose business time is before an earlier one's
+	late   int64                // decisions left out although their business time is early enough
+	rising time.Time            // the latest business time so far, of all that is asked for
+	falls  int64                // decisions whose business time is before an earlier one's
 }
 
 // limits prepares a locator for this history.
 func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream bool) (*limit, error) {
-	l := &limit{at: at, by: by, per: perStream, positions: map[int32]deja.Position{}, numbers: map[int32]int64{}, ended: map[deja.Stream]bool{}, rising: map[deja.Stream]time.Time{}}
+	l := &limit{at: at, by: by, per: perStream, positions: map[int32]deja.Position{}, numbers: map[int32]int64{}, ended: map[deja.Stream]bool{}}
 	switch at.kind {
 	case atHead, atTime:
 	case atPosition:
@@ -208,10 +208,10 @@ func (l *limit) admitBusiness(e *journal.Entry) bool {
 	}
 	t, applied := e.Cause.BusinessTime, e.Decided.Status == deja.Applied
 	if applied && !t.IsZero() {
-		if t.Before(l.rising[scope]) {
+		if t.Before(l.rising) {
 			l.falls++
 		} else {
-			l.rising[scope] = t
+			l.rising = t
 		}
 		if t.After(l.at.time) {
 			l.ended[scope] = true
