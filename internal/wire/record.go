@@ -190,33 +190,42 @@ func (d *Decoder) decided(r *deja.Decided, f field) (err error) {
 	case 11:
 		r.Reason.Detail = string(f.b)
 	case 12:
-		var t deja.Timer
-		t, err = d.emission(f.b, deja.KindEvent)
-		r.Events = append(r.Events, t.Command)
+		if r.Events == nil {
+			r.Events = d.slot()
+		}
+		r.Events = append(r.Events, deja.Envelope{Kind: deja.KindEvent})
+		err = d.emission(&r.Events[len(r.Events)-1], nil, f.b)
 	case 13:
-		var t deja.Timer
-		t, err = d.emission(f.b, deja.KindCommand)
-		r.Commands = append(r.Commands, t.Command)
+		e := deja.Envelope{Kind: deja.KindCommand}
+		err = d.emission(&e, nil, f.b)
+		r.Commands = append(r.Commands, e)
 	case 14:
-		var t deja.Timer
-		t, err = d.emission(f.b, deja.KindTimer)
-		t.Command.Kind = deja.KindCommand
+		t := deja.Timer{Command: deja.Envelope{Kind: deja.KindCommand}}
+		err = d.emission(&t.Command, &t, f.b)
 		r.Timers = append(r.Timers, t)
 	case 15:
-		var t deja.Timer
-		t, err = d.emission(f.b, deja.KindEffect)
-		r.Effects = append(r.Effects, t.Command)
+		e := deja.Envelope{Kind: deja.KindEffect}
+		err = d.emission(&e, nil, f.b)
+		r.Effects = append(r.Effects, e)
 	case 23:
 		r.Cancelled = append(r.Cancelled, string(f.b))
 	}
 	return err
 }
 
-// emission decodes an emitted message; of a timer, with its name and due time.
-func (d *Decoder) emission(data []byte, kind deja.Kind) (t deja.Timer, err error) {
-	e := &t.Command
-	e.Kind = kind
-	err = fields(data, func(f field) (err error) {
+// slot returns room for the one event that most decisions record, out of a larger piece of memory.
+func (d *Decoder) slot() []deja.Envelope {
+	if len(d.slots) == 0 {
+		d.slots = make([]deja.Envelope, 64)
+	}
+	s := d.slots[:0:1]
+	d.slots = d.slots[1:]
+	return s
+}
+
+// emission decodes an emitted message; t is nil, or the timer that it belongs to.
+func (d *Decoder) emission(e *deja.Envelope, t *deja.Timer, data []byte) error {
+	return fields(data, func(f field) (err error) {
 		switch f.num {
 		case 1:
 			e.ID, err = f.id()
@@ -227,13 +236,13 @@ func (d *Decoder) emission(data []byte, kind deja.Kind) (t deja.Timer, err error
 		case 4:
 			e.ContentType = d.name(f.b)
 		case 5:
-			if kind == deja.KindTimer {
+			if t != nil {
 				t.Name = d.name(f.b)
 			} else {
 				e.Stream.Aggregate = d.name(f.b)
 			}
 		case 6:
-			if kind == deja.KindTimer {
+			if t != nil {
 				t.Due = f.time()
 			} else {
 				e.Stream.Key = string(f.b)
@@ -241,7 +250,6 @@ func (d *Decoder) emission(data []byte, kind deja.Kind) (t deja.Timer, err error
 		}
 		return err
 	})
-	return t, err
 }
 
 // complete gives the emitted messages what they share with their decision.

@@ -202,6 +202,7 @@ type Decoder struct {
 	service string
 	inbox   string
 	names   map[string]string
+	slots   []deja.Envelope
 }
 
 // NewDecoder returns a decoder for a service's records.
