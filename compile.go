@@ -71,9 +71,10 @@ func (c *compiler) aggregate(a AnyAggregate) {
 	shape, err := canon.ShapeOf(def.state)
 	if err != nil {
 		c.fault("aggregate %s: state %s: %w", def.name, def.state, err)
+	} else {
+		t.shape = shape
+		c.folds = append(c.folds, "state "+def.name+" "+shape.String())
 	}
-	t.shape = shape
-	c.folds = append(c.folds, "state "+def.name+" "+def.state.String()+" "+shape.String())
 	for i := range def.rows {
 		c.row(t, &def.rows[i])
 	}
