@@ -53,7 +53,7 @@ func sources(t *testing.T, dir string, keep func(path string) bool) string {
 	return all.String()
 }
 
-// block finds the fenced blocks of a language.
+// blocks finds the fenced blocks of a language.
 func blocks(page, language string) []string {
 	var found []string
 	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(page, -1) {
@@ -93,8 +93,9 @@ func TestTestsThatTheDocsNameExist(t *testing.T) {
 
 func TestLinksLeadSomewhere(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#\s]+)`)
+	code := regexp.MustCompile("(?s)```.*?```|`[^`\n]*`")
 	for name, page := range pages(t) {
-		for _, m := range link.FindAllStringSubmatch(page, -1) {
+		for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(page, ""), -1) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}

@@ -80,5 +80,5 @@ func Example() {
 	// Output:
 	// version 1 duplicate false <nil>
 	// version 1 duplicate true <nil>
-	// message d74a1ee0-eca5-8ce1-8264-60e2228b6400 at bank.inbox:0:2: same ID as the message at bank.inbox:0:0, other content (amount differ); use a new ID for a new message
+	// message d74a1ee0-eca5-8ce1-8264-60e2228b6400 at bank.inbox:0:2: same ID as the message at bank.inbox:0:0, other content (in amount); use a new ID for a new message
 }

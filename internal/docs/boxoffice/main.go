@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"os"
 	"os/signal"
@@ -28,12 +29,12 @@ func serve(ctx context.Context, e *cli.Env) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
-	return e.Run(ctx, db, func(ctx context.Context, eng *engine.Engine) error {
+	err = e.Run(ctx, db, func(ctx context.Context, eng *engine.Engine) error {
 		srv := &http.Server{Addr: "127.0.0.1:8081", Handler: idempotency.Handler(eng.Client(), "sale", sale)}
 		context.AfterFunc(ctx, func() { _ = srv.Close() })
 		return srv.ListenAndServe()
 	})
+	return errors.Join(err, db.Close())
 }
 
 func sale(r *http.Request) (deja.Request, error) { // POST /<show>
