@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -195,11 +196,25 @@ func (e *Env) judge(a *verifyAnswer) error {
 		return err
 	}
 	last := a.Runs[len(a.Runs)-1]
-	if d := last.Difference; d != nil {
+	if d := last.Difference; d != nil && strings.HasPrefix(d.Path, "store.") {
+		return Nof("the store is not what the record gives: %s%s: the record gives %s, the store has %s; `%s` makes it anew",
+			d.Path, about(d), d.Recorded, d.Again, e.hint("rebuild"))
+	} else if d != nil {
 		return Nof("under GOMAXPROCS %d, decision %d of message %s at %s (%s) is another one when it is made again: %s was recorded as %s, and is %s",
 			last.Procs, d.N, d.Message, d.Position, d.Key, d.Path, d.Recorded, d.Again)
 	}
 	return Nof("the states in the store are not those that the record gives; `%s` makes the store anew", e.hint("rebuild"))
+}
+
+// about names what a difference in the store is about.
+func about(d *difference) string {
+	switch {
+	case d.Key != "":
+		return " of " + d.Key
+	case !d.Message.IsZero():
+		return " of message " + d.Message.String()
+	}
+	return ""
 }
 
 func (e *Env) printVerdict(a *verifyAnswer) error {

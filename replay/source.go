@@ -54,6 +54,11 @@ func (s *Source) scan(ctx context.Context, partition int32, from driver.Logged, 
 	if err != nil {
 		return err
 	}
+	// The chain vouches for every record but the last; for that one the store does.
+	known, err := s.store.Progress(ctx, partition)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type chunk struct {
@@ -81,6 +86,9 @@ func (s *Source) scan(ctx context.Context, partition int32, from driver.Logged, 
 	}()
 	for c := range ahead {
 		for i := range c.entries {
+			if e := &c.entries[i]; e.N == known.N && e.Chain != known.Chain {
+				return fmt.Errorf("%w: decision %d in the journal is not the one that the store was given", journal.ErrForked, e.N)
+			}
 			if more, err := fn(&c.entries[i]); err != nil || !more {
 				return err
 			}

@@ -22,7 +22,8 @@ type Verdict struct {
 }
 
 // Verify decides every message of the history again, each on the state that the record gives, and compares the
-// decision with what was recorded: outcome, events, IDs, what was written, and so the chain. build names the running
+// decision with what was recorded: outcome, events, IDs, what was written, and so the chain; and then the store's
+// ledger, states and parked messages with what the record gives. Projections' rows are not compared. build names the running
 // program as the engine does; decisions of another are not judged. It stops at the first difference. Memory grows
 // with the live states and the ledger's index.
 func (s *Source) Verify(ctx context.Context, build string, progress func(done, total int64)) (Verdict, error) {
@@ -52,6 +53,9 @@ func (s *Source) Verify(ctx context.Context, build string, progress func(done, t
 			}
 			return true, nil
 		})
+		if err == nil {
+			err = check.Store(ctx, s.store)
+		}
 		if errors.As(err, &v.First) {
 			return v, nil
 		}

@@ -226,7 +226,7 @@ func (db *DB) read(ctx context.Context, fn func(c *sqlite.Conn) error) error {
 	defer db.pool.Put(c)
 	if err := inSnapshot(c, fn); err != nil {
 		// An interrupted statement's error says nothing of who interrupted it.
-		return cmp.Or(ctx.Err(), err)
+		return cmp.Or(ctx.Err(), db.usable(), err)
 	}
 	return nil
 }

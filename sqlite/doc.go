@@ -7,5 +7,6 @@
 // The lock file also holds the random id that the database was made with. A database beside which that id is not
 // found is a copy: two copies that both went on would give the same ids to different futures, so a copy is read-only
 // until [Adopt] makes it a database of its own. Nothing of inode, device or path matters, and an older backup of the
-// database put back in its place keeps its id: the engine notices by itself that its store went back.
+// database put back in its place keeps its id: log and store went back together, so it has forgotten what came after
+// it, and sending that again is safe.
 package sqlite

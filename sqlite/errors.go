@@ -6,6 +6,7 @@ import (
 
 	"zombiezen.com/go/sqlite"
 
+	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 )
 
@@ -30,7 +31,7 @@ var (
 
 	// ErrHaltedIO is returned by every call after a write could not be made durable. What the file holds is unknown
 	// until it is opened anew.
-	ErrHaltedIO = errors.New("the disk failed to make a write durable")
+	ErrHaltedIO = fmt.Errorf("%w: the disk failed to make a write durable", deja.ErrHalted)
 
 	// ErrClosed is returned by calls on a database that was closed.
 	ErrClosed = errors.New("the database is closed")

@@ -272,7 +272,7 @@ func TestProjection(t *testing.T) {
 			raw   []byte
 		)
 		must(t, r.Scan(&key, &cents, &open, &rate, &when, &raw))
-		keys = append(keys, fmt.Sprint(key, cents, open, rate, when.Equal(at), raw))
+		keys = append(keys, fmt.Sprintf("%s%d %t %v %t %v", key, cents, open, rate, when.Equal(at), raw))
 		if r.Scan(&cents) == nil || r.Scan(&cents, &cents, &open, &rate, &when, &raw) == nil {
 			t.Error("scanned into something else")
 		}

@@ -20,9 +20,9 @@ const chunk = 1000
 // counts. It halts where the two tell different histories.
 func (w *Worker) Takeover(ctx context.Context) error { return w.takeOver(ctx, false) }
 
-// Rebuild takes over, empties the store, and folds it anew from the journal, whatever the store says: it is the way
-// out where the two tell different histories. Decisions that were never logged are given up; their messages are
-// decided anew.
+// Rebuild takes over, empties the store, and folds it anew from the journal. Where log and store are two, it does so
+// whatever the store says: it is the way out where the two tell different histories. Decisions that were never logged
+// are given up; their messages are decided anew.
 func (w *Worker) Rebuild(ctx context.Context) error { return w.takeOver(ctx, true) }
 
 func (w *Worker) takeOver(ctx context.Context, rebuild bool) error {
@@ -53,10 +53,12 @@ func (w *Worker) takeOver(ctx context.Context, rebuild bool) error {
 func (w *Worker) meet(ctx context.Context, rebuild bool) error {
 	from, found := driver.Logged{}, survey{}
 	var err error
-	if !rebuild {
+	if !rebuild || w.joint { // one database has one history: where it contradicts itself, rebuilding would hide that
 		if from, err = w.readFrom(ctx); err != nil {
 			return err
 		}
+	}
+	if !rebuild {
 		if found, err = w.survey(ctx, from); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -25,8 +26,26 @@ type Difference struct {
 
 // Error says what differs.
 func (d *Difference) Error() string {
+	if d.Store() {
+		return fmt.Sprintf("the store is not what the record gives at decision %d: %s%s: the record gives %s, the store has %s",
+			d.N, d.Path, d.about(), d.Recorded, d.Again)
+	}
 	return fmt.Sprintf("decision %d of message %s at %s (%s): %s was recorded as %s, and is %s when decided again",
 		d.N, d.Message, d.Position, d.Stream, d.Path, d.Recorded, d.Again)
+}
+
+// Store reports whether the difference is between record and store, which can be made anew from it.
+func (d *Difference) Store() bool { return strings.HasPrefix(d.Path, InStore) }
+
+// about names what a difference in the store is about, as far as there is one thing.
+func (d *Difference) about() string {
+	switch {
+	case !d.Message.IsZero():
+		return " of message " + d.Message.String()
+	case d.Stream != deja.Stream{}:
+		return " of " + d.Stream.String()
+	}
+	return ""
 }
 
 // A Verifier decides recorded messages again, each on the state that the record gives, in a place of its own: it has

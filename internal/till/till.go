@@ -14,21 +14,29 @@ type Till struct {
 	Moves   int64 `json:"moves"`
 }
 
-type (
-	// Put and the other commands.
-	Put   struct{ Amount int64 } // adds
-	Take  struct{ Amount int64 } // removes; refused beyond the balance
-	Twice struct{ Amount int64 } // adds, in two events
-	Crash struct{ How string }   // fails as long as Broken says, then adds 1000; How is error or panic
-	Big   struct{ Bytes int }    // records an event of a size
-)
+// Put adds.
+type Put struct{ Amount int64 }
 
-type (
-	// Added and the other events.
-	Added   struct{ Amount int64 }
-	Removed struct{ Amount int64 }
-	Filled  struct{ Text string }
-)
+// Take removes; refused beyond the balance.
+type Take struct{ Amount int64 }
+
+// Twice adds, in two events.
+type Twice struct{ Amount int64 }
+
+// Crash fails as long as the variant's Broken says, then adds 1000. How is error or panic.
+type Crash struct{ How string }
+
+// Big records an event of a size.
+type Big struct{ Bytes int }
+
+// Added is what Put and Twice record.
+type Added struct{ Amount int64 }
+
+// Removed is what Take records.
+type Removed struct{ Amount int64 }
+
+// Filled is what Big records.
+type Filled struct{ Text string }
 
 // CommandType implements [deja.Command].
 func (Put) CommandType() string { return "till.put" }

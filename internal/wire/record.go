@@ -232,7 +232,7 @@ func (d *Decoder) emission(e *deja.Envelope, t *deja.Timer, data []byte) error {
 		case 2:
 			e.Type = d.name(f.b)
 		case 3:
-			e.Payload = f.b
+			e.Payload = payload(f.b)
 		case 4:
 			e.ContentType = d.name(f.b)
 		case 5:

@@ -59,7 +59,7 @@ func (w *writer) hash(num protowire.Number, h [32]byte) {
 	}
 }
 
-// time writes microseconds since 1970, zigzag, plus one where not negative, so that zero stays the zero time.
+// time writes microseconds since 1970, zigzag, plus one, so that an absent field is the zero time.
 func (w *writer) time(num protowire.Number, t time.Time) {
 	if !t.IsZero() {
 		w.uint(num, protowire.EncodeZigZag(t.UnixMicro())+1)
@@ -167,7 +167,7 @@ func AppendMessage(dst []byte, e *deja.Envelope) []byte {
 	return w
 }
 
-// envelope writes fields 2 to 16 of message and cause.
+// envelope writes fields 2 to 15 of message and cause.
 func (w *writer) envelope(e *deja.Envelope) {
 	w.id(2, e.ID)
 	w.uint(3, uint64(e.Kind))
@@ -271,9 +271,17 @@ func (d *Decoder) envelope(e *deja.Envelope, f field) (err error) {
 	case 14:
 		err = d.header(e, f.b)
 	case 15:
-		e.Payload = f.b
+		e.Payload = payload(f.b)
 	}
 	return err
+}
+
+// payload returns b, or nil for none: an empty one and an absent one are the same.
+func payload(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
 }
 
 func (d *Decoder) header(e *deja.Envelope, data []byte) error {
@@ -295,18 +303,15 @@ func (d *Decoder) header(e *deja.Envelope, data []byte) error {
 // and all that belongs to the content; not over actor, headers and what the log gave. The error says why the payload
 // has no canonical form; the hash is then over its bytes as they are, and the message is dead.
 func ContentHash(e *deja.Envelope) ([32]byte, error) {
-	var payload []byte
+	content, form := e.Payload, "raw"
 	var err error
-	form := "raw"
 	if e.ContentType == "application/json" {
 		form = "json"
-		if payload, err = canon.Append(make([]byte, 0, 256), e.Payload); err != nil {
-			form, payload = "malformed", e.Payload
+		if content, err = canon.Append(make([]byte, 0, 256), e.Payload); err != nil {
+			form, content = "malformed", e.Payload
 		}
-	} else {
-		payload = e.Payload
 	}
-	b := make([]byte, 0, 256+len(payload))
+	b := make([]byte, 0, 256+len(content))
 	for _, part := range []string{
 		"deja/content/1", e.Stream.Tenant, e.Source, e.Kind.String(), e.Type, e.Stream.Aggregate, e.Stream.Key,
 		string(e.CausationID[:]), e.ContentType, form,
@@ -316,7 +321,7 @@ func ContentHash(e *deja.Envelope) ([32]byte, error) {
 	}
 	w := writer(b)
 	w.time(1, e.BusinessTime)
-	w = append(append(w, 0), payload...)
+	w = append(append(w, 0), content...)
 	return sha256.Sum256(w), err
 }
 
