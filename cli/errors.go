@@ -71,6 +71,8 @@ func (e *Env) advice(err error) string {
 		return fmt.Sprintf("reading it works as ever; %s makes it a database of its own", e.hint("adopt"))
 	case errors.Is(err, sqlite.ErrNotDeja):
 		return "nothing was written to it; name another file with --db or DEJA_DB"
+	case errors.Is(err, sqlite.ErrNoStore):
+		return fmt.Sprintf("nothing is lost: %s makes it anew from the log", e.hint("rebuild"))
 	case errors.Is(err, sqlite.ErrNewer):
 		return "use the program that wrote it, or a newer one"
 	case errors.Is(err, deja.ErrHalted):

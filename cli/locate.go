@@ -106,6 +106,12 @@ func inboxOffset(text string) (int64, bool) {
 
 // decision returns the last decision up to a locator: of an ID, the one that settled the message.
 func (e *Env) decision(ctx context.Context, db *Database, at replay.Locator) (journal.Entry, error) {
+	if entry, ok, err := db.Source.Entry(ctx, at); ok {
+		if err != nil {
+			return journal.Entry{}, err
+		}
+		return e.numbered(ctx, db, entry.N)
+	}
 	cut, err := db.Source.Cut(ctx, at, replay.Decided)
 	if err != nil {
 		return journal.Entry{}, err

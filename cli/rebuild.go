@@ -16,8 +16,9 @@ func (e *Env) rebuildCommand() *cobra.Command {
 		Short: "Make the store anew from inbox and journal",
 		Long: `Make the store anew from inbox and journal: ledger, states and projections are emptied and folded again, in place.
 
-Nothing is decided again, and nothing can be lost: the store is a cache of the log. It needs the database for itself, so
-stop the service first.`,
+Nothing is decided again, and nothing can be lost: the store is a cache of the log. What came after the last decision,
+repeated deliveries for example, is handled when the service runs next. It needs the database for itself, so stop the
+service first. A journal that contradicts the store is refused: put a backup back instead.`,
 		Example: e.examples("rebuild", "rebuild --db bank.db --json"),
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return e.rebuild(cmd.Context()) },

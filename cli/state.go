@@ -69,10 +69,16 @@ func (e *Env) state(ctx context.Context, text string, at *moment) (err error) {
 		return err
 	}
 	defer db.CloseInto(&err)
-	if many {
-		return e.states(ctx, db, prefix, at)
+	stored := at.text == ""
+	if stored {
+		if stored, err = e.current(ctx, db); err != nil {
+			return err
+		}
 	}
-	if at.text == "" {
+	if many {
+		return e.states(ctx, db, prefix, at, stored)
+	}
+	if stored {
 		return e.storedState(ctx, db, stream)
 	}
 	past, err := e.fold(ctx, db, at, func(s deja.Stream) bool { return s == stream })
@@ -102,6 +108,27 @@ func (e *Env) fold(ctx context.Context, db *Database, at *moment, match func(dej
 	return past, err
 }
 
+// current reports whether the store may answer for the present, and says so if not.
+func (e *Env) current(ctx context.Context, db *Database) (bool, error) {
+	beyond, err := db.Source.Beyond(ctx)
+	if err != nil {
+		return false, err
+	}
+	at, err := db.Store.Progress(ctx, partition)
+	switch {
+	case err != nil:
+		return false, err
+	case beyond > 0:
+		e.Notef("the store is %s behind its journal, as it is when a rebuild was cut short: this comes from the journal; `%s`, or the service when it runs, makes the store whole",
+			plural(beyond, "decision"), e.hint("rebuild"))
+	case at.N > 0 && at.Fold != e.machine.FoldVersion():
+		e.Notef("the store was folded by another fold version: this comes from the journal; the service folds the store anew when it runs")
+	default:
+		return true, nil
+	}
+	return false, nil
+}
+
 // storedState answers with what the store has.
 func (e *Env) storedState(ctx context.Context, db *Database, s deja.Stream) error {
 	k, err := db.Present(ctx, s)
@@ -117,7 +144,7 @@ func (e *Env) storedState(ctx context.Context, db *Database, s deja.Stream) erro
 }
 
 // states answers for all keys that begin with a prefix, as the aggregate's name does.
-func (e *Env) states(ctx context.Context, db *Database, prefix string, at *moment) error {
+func (e *Env) states(ctx context.Context, db *Database, prefix string, at *moment, stored bool) error {
 	match := func(s deja.Stream) bool { return strings.HasPrefix(s.String(), prefix) }
 	var found int64
 	show := func(k replay.KeyState) error {
@@ -129,7 +156,7 @@ func (e *Env) states(ctx context.Context, db *Database, prefix string, at *momen
 		return err
 	}
 	var err error
-	if at.text == "" {
+	if stored {
 		err = replay.EachState(ctx, db.Store, func(row driver.State) error {
 			if row.Version == 0 || !match(row.Stream) {
 				return nil

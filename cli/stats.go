@@ -74,6 +74,9 @@ func (e *Env) stats(ctx context.Context, db *Database) (*statsAnswer, error) {
 		a.Position = deja.Position{Topic: wire.Inbox(e.app.Service.Name), Partition: partition, Offset: at.Position - 1}
 	}
 	var handled int64 // deliveries that have a decision of their own
+	if _, err := e.current(ctx, db); err != nil {
+		return nil, err
+	}
 	for d, err := range e.decisions(ctx, db, 1, at.N) {
 		if err != nil {
 			return nil, err

@@ -199,6 +199,8 @@ func (e *Env) judge(a *verifyAnswer) error {
 	if d := last.Difference; d != nil && strings.HasPrefix(d.Path, "store.") {
 		return Nof("the store is not what the record gives: %s%s: the record gives %s, the store has %s; `%s` makes it anew",
 			d.Path, about(d), d.Recorded, d.Again, e.hint("rebuild"))
+	} else if d != nil && d.Path == "writes" {
+		return Nof("decision %d of message %s at %s (%s) is not what was recorded: what it writes has another hash", d.N, d.Message, d.Position, d.Key)
 	} else if d != nil {
 		return Nof("under GOMAXPROCS %d, decision %d of message %s at %s (%s) is another one when it is made again: %s was recorded as %s, and is %s",
 			last.Procs, d.N, d.Message, d.Position, d.Key, d.Path, d.Recorded, d.Again)

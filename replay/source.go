@@ -112,3 +112,51 @@ func (s *Source) size(ctx context.Context) (int64, error) {
 	}
 	return n, nil
 }
+
+// Beyond returns how many decisions the journal has beyond the store: none, unless the store was lost, or is being
+// rebuilt.
+func (s *Source) Beyond(ctx context.Context) (int64, error) {
+	var beyond int64
+	for p := range s.partitions {
+		at, err := s.store.Progress(ctx, p)
+		if err != nil {
+			return 0, err
+		}
+		last, err := s.last(ctx, p)
+		if err != nil {
+			return 0, err
+		}
+		beyond += max(last-at.N, 0)
+	}
+	return beyond, nil
+}
+
+// last returns the number of a partition's last decision in the journal.
+func (s *Source) last(ctx context.Context, partition int32) (int64, error) {
+	at := deja.Position{Topic: wire.Journal(s.machine.Name()), Partition: partition}
+	first, end, err := s.log.Bounds(ctx, at.Topic, partition)
+	dec := wire.NewDecoder(s.machine.Name())
+	for at.Offset = end - 1; err == nil && at.Offset >= first; at.Offset-- {
+		recs, err := s.log.Fetch(ctx, at, 1)
+		if err != nil {
+			return 0, err
+		}
+		r, err := dec.Record(partition, recs[0].Value)
+		if err != nil {
+			return 0, fmt.Errorf("journal record at %s: %w", at, err)
+		}
+		if !r.Marker() {
+			return r.N, nil
+		}
+	}
+	return 0, err
+}
+
+// Entry returns the ledger's entry of the message that a locator names by its ID; ok is false for other locators.
+func (s *Source) Entry(ctx context.Context, at Locator) (e driver.Entry, ok bool, err error) {
+	if at.kind != atMessage {
+		return e, false, nil
+	}
+	e, err = s.message(ctx, at)
+	return e, true, err
+}

@@ -26,6 +26,10 @@ var (
 	// ErrNewer is returned when a newer version of this program wrote the file.
 	ErrNewer = errors.New("the database has a newer format")
 
+	// ErrNoStore is returned by OpenReadOnly when tables of the store are missing. Opened for writing, the file gets them
+	// anew, and the engine fills them from the log.
+	ErrNoStore = errors.New("the store's tables are missing")
+
 	// ErrCorrupt is returned when the file is damaged.
 	ErrCorrupt = errors.New("the database is damaged")
 

@@ -298,6 +298,9 @@ func (db *DB) inspect(ctx context.Context) error {
 	if err := checkLog(c); err != nil {
 		return err
 	}
+	if err := checkStore(c); err != nil {
+		return err
+	}
 	db.id, err = fileID(c)
 	return err
 }

@@ -144,6 +144,20 @@ func repairStore(c *sqlite.Conn) error {
 	return emptyStore(c)
 }
 
+// checkStore returns an error if a table of the store is missing.
+func checkStore(c *sqlite.Conn) error {
+	for _, t := range storeTables {
+		n, err := queryInt(c, "SELECT count(*) FROM sqlite_schema WHERE name = ?", t.name)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return fmt.Errorf("%w: there is no %s", ErrNoStore, t.name)
+		}
+	}
+	return nil
+}
+
 // fileID returns the id that the database was made with, in hex.
 func fileID(c *sqlite.Conn) (string, error) {
 	id, err := queryText(c, "SELECT lower(hex(id)) FROM deja_file WHERE one = 1")
