@@ -206,7 +206,7 @@ func TestWhateverAHandlerReturnsIsADecision(t *testing.T) {
 		"a typed nil rejection":   {func(*deja.Decision) error { var r *deja.Rejection; return r }, deja.Parked},
 		"an error that panics":    {func(*deja.Decision) error { return &badError{} }, deja.Parked},
 		"a panic":                 {func(*deja.Decision) error { panic("no") }, deja.Parked},
-		"a runtime error":         {func(*deja.Decision) error { return fmt.Errorf("%d", []int{}[len(os.Args)-len(os.Args)]) }, deja.Parked},
+		"a runtime error":         {func(*deja.Decision) error { return fmt.Errorf("%d", []int{}[len(os.Args)]) }, deja.Parked},
 		"a payload without form":  {func(d *deja.Decision) error { d.Record(paid{1}, named{"\xff"}); return nil }, deja.Parked},
 		"refused after recording": {func(d *deja.Decision) error { d.Record(paid{1}); return deja.NewRejection("wallet.no") }, deja.Rejected},
 	} {

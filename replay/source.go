@@ -86,10 +86,12 @@ func (s *Source) scan(ctx context.Context, partition int32, from driver.Logged, 
 	}()
 	for c := range ahead {
 		for i := range c.entries {
-			if e := &c.entries[i]; e.N == known.N && e.Chain != known.Chain {
-				return fmt.Errorf("%w: decision %d in the journal is not the one that the store was given", journal.ErrForked, e.N)
+			e := &c.entries[i]
+			more, err := fn(e)
+			if err == nil && e.N == known.N && e.Chain != known.Chain {
+				err = fmt.Errorf("%w: decision %d in the journal is not the one that the store was given", journal.ErrForked, e.N)
 			}
-			if more, err := fn(&c.entries[i]); err != nil || !more {
+			if err != nil || !more {
 				return err
 			}
 		}

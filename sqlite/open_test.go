@@ -376,7 +376,7 @@ func TestWriteProtected(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to become another user")
 	}
-	dir, err := os.MkdirTemp("", "protected")
+	dir, err := os.MkdirTemp("", "protected") //nolint:usetesting // t.TempDir lies in a directory that only its owner may enter
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	binary := filepath.Join(dir, "binary")

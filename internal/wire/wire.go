@@ -118,7 +118,12 @@ func fields(data []byte, fn func(field) error) error {
 	return nil
 }
 
-func (f field) time() time.Time { return time.UnixMicro(protowire.DecodeZigZag(f.v - 1)).UTC() }
+func (f field) time() time.Time {
+	if f.v == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(protowire.DecodeZigZag(f.v - 1)).UTC()
+}
 
 func (f field) id() (deja.ID, error) {
 	if len(f.b) != 16 {
