@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/dejalog/deja/internal/canon"
 )
@@ -55,18 +56,18 @@ func (c *compiler) fault(format string, args ...any) {
 }
 
 func (c *compiler) aggregate(a AnyAggregate) {
-	if a == nil || reflect.ValueOf(a).IsNil() {
-		c.fault("an aggregate is nil")
+	if a == nil || reflect.ValueOf(a).IsNil() || a.definition() == nil {
+		c.fault("an aggregate is nil, or was not made by NewAggregate")
 		return
 	}
 	def := a.definition()
-	if !validName(def.name) {
-		c.fault("aggregate name %q: want lower-case letters, digits, '-', '_' and '.'", def.name)
+	if !validName(def.name) || strings.HasPrefix(def.name+".", reservedPrefix) {
+		c.fault("aggregate name %q: want lower-case letters, digits, '-', '_' and '.', and not deja", def.name)
 	}
 	if _, twice := c.m.tables[def.name]; twice {
 		c.fault("two aggregates are named %s", def.name)
 	}
-	t := &ruleTable{definition: def, rows: map[rowKey]*row{}}
+	t := &ruleTable{definition: def, flat: flat(def.state), rows: map[rowKey]*row{}}
 	c.m.tables[def.name] = t
 	shape, err := canon.ShapeOf(def.state)
 	if err != nil {
@@ -109,7 +110,7 @@ func (c *compiler) row(t *ruleTable, r *row) {
 		c.payload(name, r.payload)
 	}
 	if r.kind == rowApply {
-		c.folds = append(c.folds, "apply "+r.wire)
+		c.folds = append(c.folds, "apply "+r.wire+" "+c.shape(r.payload))
 	}
 }
 
@@ -123,6 +124,34 @@ func (c *compiler) payload(name string, t reflect.Type) {
 	}
 }
 
+// shape describes a payload type for the fold version: an event that reads other members folds into another state.
+func (c *compiler) shape(t reflect.Type) string {
+	if s, err := canon.ShapeOf(t); err == nil {
+		return c.m.codec.ContentType() + " " + s.String()
+	}
+	return c.m.codec.ContentType() // another codec's type, or a fault that is reported
+}
+
+// flat reports whether a copy of a value shares nothing with it.
+func flat(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Map, reflect.Slice, reflect.Pointer, reflect.Interface, reflect.Chan, reflect.Func, reflect.UnsafePointer:
+		return false
+	case reflect.Array:
+		return flat(t.Elem())
+	case reflect.Struct:
+		if t == reflect.TypeFor[time.Time]() { // its pointer is to a time zone, which nobody can change
+			return true
+		}
+		for i := range t.NumField() {
+			if !flat(t.Field(i).Type) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func (c *compiler) upcasters(us []Upcaster) {
 	for _, u := range us {
 		if _, twice := c.m.upcasters[u.from]; twice {
@@ -132,12 +161,27 @@ func (c *compiler) upcasters(us []Upcaster) {
 			c.fault("upcaster from %s: the function is nil", u.from)
 		}
 		c.m.upcasters[u.from] = u
-		c.folds = append(c.folds, "upcast "+u.from+" "+u.to)
+		c.folds = append(c.folds, "upcast "+u.from+" "+u.to+" "+c.shape(u.old))
+		c.upcaster(u)
 	}
 	for _, u := range us {
 		if err := c.m.chain(u); err != nil {
 			c.faults = append(c.faults, err)
 		}
+	}
+}
+
+// upcaster checks one upcaster by itself.
+func (c *compiler) upcaster(u Upcaster) {
+	from, err := aggregateOf(u.from)
+	if err != nil {
+		c.fault("upcaster from %s: %w", u.from, err)
+	}
+	if to, err := aggregateOf(u.to); err == nil && to != from {
+		c.fault("upcaster from %s to %s: an event stays with its aggregate", u.from, u.to)
+	}
+	if t, ok := c.m.tables[from]; ok && t.has(rowApply, u.from) {
+		c.fault("upcaster from %s: its aggregate has an Apply row for that, which would come first", u.from)
 	}
 }
 

@@ -29,6 +29,7 @@ type Machine struct {
 type ruleTable struct {
 	*definition
 	shape *canon.Shape
+	flat  bool // copying a state copies all of it
 	rows  map[rowKey]*row
 }
 
@@ -113,7 +114,17 @@ func (m *Machine) DecodeState(s Stream, version int64, data []byte) (*State, err
 }
 
 // Encode returns the state as JSON: deterministic, and what DecodeState reads.
-func (s *State) Encode() ([]byte, error) { return json.Marshal(s.value) }
+func (s *State) Encode() (data []byte, err error) {
+	defer recovered(&err)
+	return json.Marshal(s.value)
+}
+
+// recovered turns a panic of a user's code into an error: for deferring.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("panic: %v%s", p, panicSite())
+	}
+}
 
 // Value returns a pointer to the aggregate's state.
 func (s *State) Value() any { return s.value }
@@ -140,11 +151,16 @@ func (m *Machine) Decode(env *Envelope) (any, error) {
 	if ct := m.codec.ContentType(); env.ContentType != ct {
 		return nil, &Rejection{CodeMalformed, fmt.Sprintf("content type %q, this service reads %q", env.ContentType, ct)}
 	}
-	msg, err := r.decode(m.codec, env.Payload)
+	msg, err := decodeSafely(r, m.codec, env.Payload)
 	if err != nil {
 		return nil, &Rejection{CodeMalformed, err.Error()}
 	}
 	return msg, nil
+}
+
+func decodeSafely(r *row, c Codec, payload []byte) (msg any, err error) {
+	defer recovered(&err)
+	return r.decode(c, payload)
 }
 
 func (m *Machine) handlerOf(env *Envelope) (*row, *Rejection) {
@@ -169,19 +185,31 @@ func (m *Machine) handlerOf(env *Envelope) (*row, *Rejection) {
 // error or a panic of the handler is part of the result.
 func (m *Machine) Decide(st *State, env *Envelope, msg any, at time.Time) *Decided {
 	d := &Decision{table: st.table, service: m.name, env: env, at: at}
-	err := d.run(st, msg)
+	res, err := m.decide(d, st, msg)
+	if err != nil {
+		return &Decided{Status: Parked, Reason: Rejection{CodeFailed, textOf(err)}}
+	}
+	return res
+}
+
+// decide runs all of the user's code that deciding takes; a panic in any of it is an error.
+func (m *Machine) decide(d *Decision, st *State, msg any) (res *Decided, err error) {
+	defer recovered(&err)
+	err = d.run(st, msg)
 	var rejection *Rejection
 	switch {
 	case err == nil:
-		var res *Decided
-		if res, err = m.encode(d, st.Version); err == nil {
-			return res
-		}
-	case errors.As(err, &rejection) && rejection != nil:
-		return &Decided{Status: Rejected, Reason: *rejection}
+		return m.encode(d, st.Version)
+	case !errors.As(err, &rejection) || rejection == nil:
+		return nil, err
+	case rejection.Code == "" || strings.HasPrefix(rejection.Code, reservedPrefix):
+		return nil, fmt.Errorf("a refusal needs a code of the service's own, not %q", rejection.Code)
 	}
-	return &Decided{Status: Parked, Reason: Rejection{CodeFailed, textOf(err)}}
+	return &Decided{Status: Rejected, Reason: *rejection}, nil
 }
+
+// reservedPrefix begins the names and codes that are deja's own.
+const reservedPrefix = "deja."
 
 // textOf returns an error's text; an Error method that panics, as on a nil pointer in an error, has none.
 func textOf(err error) (text string) {
@@ -193,13 +221,9 @@ func textOf(err error) (text string) {
 	return err.Error()
 }
 
-// run calls the handler and turns its panic into an error.
-func (d *Decision) run(st *State, msg any) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v%s", p, panicSite())
-		}
-	}()
+// run calls the handler, on a state that is its own: where copying the value leaves maps, slices or pointers shared, it
+// is decoded anew, or a handler could change the state without an event.
+func (d *Decision) run(st *State, msg any) error {
 	key, err := keyOf(msg)
 	if err != nil {
 		return err
@@ -208,7 +232,17 @@ func (d *Decision) run(st *State, msg any) (err error) {
 	if !ok {
 		return fmt.Errorf("aggregate %s: no %s row for %s", d.table.name, key.kind, key.wire)
 	}
-	if err := r.decide(st.value, d, msg); err != nil {
+	value := st.value
+	if !d.table.flat {
+		data, err := st.Encode()
+		if err != nil {
+			return err
+		}
+		if value, err = d.table.definition.decode(data); err != nil {
+			return err
+		}
+	}
+	if err := r.decide(value, d, msg); err != nil {
 		return err
 	}
 	return d.err
