@@ -32,6 +32,10 @@ var (
 	// ErrIdentity is returned by Acquire when the store is bound to another log than the one it is given.
 	ErrIdentity = errors.New("the store belongs to another log")
 
+	// ErrUnusable is wrapped by errors that trying again does not mend: the log or store is closed, opened for reading
+	// only, or a projection's table cannot be made.
+	ErrUnusable = errors.New("cannot be used")
+
 	// ErrTooLarge is returned by Append for a record above the topic's limit; nothing of the call was appended.
 	ErrTooLarge = errors.New("record too large for its topic")
 )

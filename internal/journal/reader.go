@@ -18,6 +18,9 @@ var (
 
 	// ErrGap is returned when a decision's number is missing: the journal was truncated, or records were lost.
 	ErrGap = errors.New("journal truncated")
+
+	// ErrUnreadable is returned for a record that this build cannot read: it is damaged, or a newer build's.
+	ErrUnreadable = errors.New("record cannot be read")
 )
 
 // An Entry is a decision as it was read.
@@ -39,6 +42,9 @@ type Reader struct {
 
 // NewReader returns a reader of a service's journal from a mark on.
 func NewReader(log driver.Log, service string, partition int32, from driver.Logged) *Reader {
+	if from.N == 0 {
+		from.Chain = wire.Genesis(service, partition)
+	}
 	return &Reader{
 		log:  log,
 		from: deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: from.Offset},
@@ -58,7 +64,7 @@ func (r *Reader) Seen() driver.Logged { return r.seen }
 // Holds reports whether a log's record right before a mark is the one that the mark was set behind.
 func Holds(ctx context.Context, log driver.Log, service string, partition int32, at driver.Logged) (bool, error) {
 	if at.Offset == 0 {
-		return at == driver.Logged{}, nil
+		return at.N == 0, nil
 	}
 	pos := deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: at.Offset - 1}
 	_, end, err := log.Bounds(ctx, pos.Topic, partition)
@@ -71,7 +77,7 @@ func Holds(ctx context.Context, log driver.Log, service string, partition int32,
 	}
 	w, err := wire.NewDecoder(service).Record(partition, recs[0].Value)
 	if err != nil {
-		return false, fmt.Errorf("journal record at %s: %w", pos, err)
+		return false, fmt.Errorf("journal record at %s: %w: %w", pos, ErrUnreadable, err)
 	}
 	if w.Marker() {
 		return w.Incarnation == at.Incarnation, nil
@@ -114,7 +120,7 @@ func (r *Reader) Next(ctx context.Context, end int64, max int) ([]Entry, error) 
 func (r *Reader) take(rec driver.Record) (Entry, bool, error) {
 	w, err := r.dec.Record(r.from.Partition, rec.Value)
 	if err != nil {
-		return Entry{}, false, r.errorf(rec, "%w", err)
+		return Entry{}, false, r.errorf(rec, "%w: %w", ErrUnreadable, err)
 	}
 	switch {
 	case w.Marker():
@@ -164,9 +170,9 @@ func Find(ctx context.Context, log driver.Log, service string, partition int32, 
 		for _, rec := range recs {
 			w, err := dec.Record(partition, rec.Value)
 			if err != nil {
-				return Entry{}, fmt.Errorf("journal record at %s: %w", from, err)
+				return Entry{}, fmt.Errorf("journal record at %s: %w: %w", from, ErrUnreadable, err)
 			}
-			if w.N == n && (found.Record == nil || w.Incarnation.Number > found.Incarnation.Number) {
+			if !w.Marker() && w.N == n && (found.Record == nil || w.Incarnation.Number > found.Incarnation.Number) {
 				found = Entry{Record: w, Raw: rec.Value, Chain: wire.Hash(rec.Value), Offset: rec.Offset}
 			}
 			if found.Record != nil && found.Incarnation.Number >= latest {

@@ -70,6 +70,9 @@ func (w *Worker) drain(ctx context.Context, m *Message, begun bool) (*batch, boo
 		b.close(m, &deja.Rejection{Code: deja.CodeNotParked, Detail: fmt.Sprintf("message %s is not the oldest parked one of %s", act.Message, stream)})
 		return b, true, nil
 	}
+	if n := len(waiting); n > 0 && waiting[n-1].N > w.progress.N {
+		return nil, false, errAhead(waiting[n-1].N, w.progress.N)
+	}
 	for i, pm := range ms {
 		skip := i == 0 && !begun && m.Env.Type == deja.ActSkip
 		failed, err := b.again(pm, waiting[i], skip, act)
@@ -89,14 +92,18 @@ func (w *Worker) drain(ctx context.Context, m *Message, begun bool) (*batch, boo
 
 // again settles a parked message anew. It returns why it failed again, if it did; then it stays where it is.
 func (b *batch) again(m Message, p driver.Parked, skip bool, act deja.Act) (*deja.Rejection, error) {
-	h := b.w.states[m.Env.Stream]
+	h := b.w.states[p.Stream]
 	covers := b.to.Position - 1
+	if m.Key != p.Key && m.dead == nil {
+		return nil, fmt.Errorf("%w: the inbox record at offset %d is not the message that was parked there", deja.ErrHalted, p.Offset)
+	}
+	m.Key = p.Key
 	if skip {
 		m.dead = &deja.Rejection{Code: deja.CodeSkipped, Detail: act.Reason}
 	}
 	if m.dead != nil { // skipped, or of a type that this build no longer handles
 		r := b.newRecord(m, covers)
-		r.Version = h.state.Version
+		r.Cause.Stream = p.Stream
 		r.Decided = died(m.dead)
 		b.record(m, r, encoded(r))
 	} else if err := b.decide(m, h, covers); err != nil {

@@ -148,6 +148,9 @@ func (b *batch) settle(ctx context.Context, m Message) error {
 		if err != nil {
 			return err
 		}
+		for i, p := range paths {
+			paths[i] = cutTo(p, maxPath)
+		}
 		b.repeat(m.Key, offset, true)
 		r := b.newRecord(m, offset)
 		r.First, r.FirstIn, r.Paths = first.Offset, first.Partition, paths
@@ -288,14 +291,20 @@ func (b *batch) withdraw(r *wire.Record, h *held, instead deja.Decided) ([]byte,
 	return encoded(r), nil
 }
 
-// maxDetail bounds what an error or a refusal adds to the record.
-const maxDetail = 2000
+// What a text may add to a record, in bytes: with [Valid] they keep every record but one with events far below any
+// topic's limit.
+const (
+	maxDetail = 2000 // an error or a refusal
+	maxPath   = 200  // a path at which a conflicting message differs; there are few
+)
 
-// cut bounds a text that goes into a record.
-func cut(s string) string {
+func cut(s string) string { return cutTo(s, maxDetail) }
+
+// cutTo bounds a text that goes into a record.
+func cutTo(s string, most int) string {
 	s = strings.ToValidUTF8(s, "?")
-	if len(s) > maxDetail {
-		s = strings.ToValidUTF8(s[:maxDetail], "") + "…"
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
 }
@@ -307,11 +316,14 @@ func parked(err error) deja.Decided {
 // newRecord begins the record of the next decision.
 func (b *batch) newRecord(m Message, covers int64) *wire.Record {
 	r := &wire.Record{
-		N: b.to.N + 1, Prev: b.to.Chain, Incarnation: b.to.Incarnation,
+		Kind: wire.KindDecision, N: b.to.N + 1, Prev: b.to.Chain, Incarnation: b.to.Incarnation,
 		Cause: *m.Env, Hash: m.Hash, Covers: covers,
 		Build: b.w.cfg.Build, Fold: b.w.cfg.Machine.FoldVersion(),
 	}
-	r.Cause.Payload, r.Cause.Headers = nil, nil
+	if b.to.N == 0 {
+		r.Prev = wire.Genesis(b.w.cfg.Machine.Name(), b.w.cfg.Partition)
+	}
+	r.Cause.Payload = nil
 	at := m.Env.Time
 	if b.act != nil {
 		at, r.Act = b.act.Env.Time, b.act.Env.ID

@@ -94,7 +94,30 @@ func Valid(env *deja.Envelope) error {
 			return fmt.Errorf("the %s is longer than %d bytes or not UTF-8", f.name, maxName)
 		}
 	}
+	if err := validHeaders(env.Headers); err != nil {
+		return err
+	}
+	if y := env.BusinessTime.Year(); y < 1 || y > 9999 {
+		return fmt.Errorf("the business time's year is %d, want 1 to 9999", y)
+	}
 	return env.Stream.Valid()
+}
+
+// maxHeaders bounds the names and texts of all headers, which decisions record with their cause.
+const maxHeaders = 8 << 10
+
+func validHeaders(h map[string]string) error {
+	size := 0
+	for k, v := range h {
+		size += len(k) + len(v)
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return fmt.Errorf("header %q is not UTF-8", k)
+		}
+	}
+	if size > maxHeaders {
+		return fmt.Errorf("the headers have %d bytes, want %d at most", size, maxHeaders)
+	}
+	return nil
 }
 
 func act(env *deja.Envelope) (any, error) {

@@ -64,8 +64,8 @@ func (b *batch) redo(e journal.Entry) error {
 	h := w.states[e.Cause.Stream]
 	for i := range e.Decided.Events {
 		ev := &e.Decided.Events[i]
-		if err := w.cfg.Machine.Fold(h.state, ev); err != nil {
-			return fmt.Errorf("decision %d: %w", e.N, err)
+		if err := w.cfg.Machine.Fold(h.state, ev); err != nil { // the same each time
+			return fmt.Errorf("%w: decision %d: %w", deja.ErrHalted, e.N, err)
 		}
 		if h.state.Version != ev.Version {
 			return fmt.Errorf("decision %d: %s is at version %d, its event says %d: %w", e.N, ev.Stream, h.state.Version, ev.Version, journal.ErrForked)

@@ -205,9 +205,12 @@ func (w *Worker) beginLife(ctx context.Context, from driver.Logged) error {
 	if err := w.commit(ctx, b); err != nil {
 		return err
 	}
+	end := r.Mark()
 	marker := driver.Record{
 		Partition: w.cfg.Partition,
-		Value:     wire.AppendRecord(nil, &wire.Record{Incarnation: w.progress.Incarnation}),
+		Value: wire.AppendRecord(nil, &wire.Record{
+			Kind: wire.KindMarker, N: end.N, Prev: end.Chain, Incarnation: w.progress.Incarnation, Time: w.progress.Time, Build: w.cfg.Build,
+		}),
 	}
 	if _, err := w.cfg.Log.Append(ctx, w.journal.Name, []driver.Record{marker}); err != nil {
 		return fmt.Errorf("begin incarnation %d: %w", w.progress.Incarnation.Number, err)

@@ -83,8 +83,8 @@ func (v *Verifier) Check(ctx context.Context, e *journal.Entry) (judged bool, er
 	b := v.batch(e)
 	defer func() { v.at = b.to; v.at.Time = e.Time }()
 	h, err := v.held(e.Cause.Stream)
-	if err != nil && m.dead == nil {
-		return false, err
+	if err != nil && (m.dead == nil || touches(e.Record)) {
+		return false, fmt.Errorf("decision %d: %w: %w", e.N, &deja.UnknownEventError{Type: e.Cause.Type, Stream: e.Cause.Stream}, err)
 	}
 	if elsewhere := e.Decided.Status == deja.Conflicted && e.FirstIn != v.w.cfg.Partition; e.Build != v.w.cfg.Build || elsewhere {
 		return false, v.take(b, e, &m, h)

@@ -118,7 +118,8 @@ func (w *Worker) ahead(p driver.Progress) {
 func Halt(err error) error {
 	var unknown *deja.UnknownEventError
 	if errors.Is(err, journal.ErrForked) || errors.Is(err, journal.ErrGap) || errors.Is(err, driver.ErrIdentity) ||
-		errors.Is(err, driver.ErrTrimmed) || errors.Is(err, driver.ErrBeyondEnd) || errors.As(err, &unknown) {
+		errors.Is(err, journal.ErrUnreadable) || errors.Is(err, driver.ErrTrimmed) || errors.Is(err, driver.ErrBeyondEnd) ||
+		errors.Is(err, driver.ErrTooLarge) || errors.Is(err, driver.ErrUnusable) || errors.As(err, &unknown) {
 		return fmt.Errorf("%w: %w", deja.ErrHalted, err)
 	}
 	return err

@@ -4,22 +4,33 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 )
 
-// A Record is a journal record: a decision, or the marker of a new incarnation, which has no N.
+// A Kind says what a journal record is. An unknown one is refused: a newer build's record may change what follows.
+type Kind uint8
+
+// The kinds of journal record. Their numbers are part of the format.
+const (
+	KindDecision Kind = 1 // a decision
+	KindMarker   Kind = 2 // the beginning of a new incarnation; it has no N
+)
+
+// A Record is a journal record: a decision, or the marker of a new incarnation.
 type Record struct {
-	N           int64
-	Prev        [32]byte // the hash of record N-1; zero at N 1
+	Kind        Kind
+	N           int64    // of a decision, dense from 1; of a marker, that of the last decision before it
+	Prev        [32]byte // the hash of record N-1; at N 1 the partition's [Genesis]; of a marker, of record N
 	Incarnation driver.Incarnation
-	Cause       deja.Envelope // the message, without payload and headers; Position is its own in the inbox
+	Cause       deja.Envelope // the message, without payload; Position is its own in the inbox
 	Hash        [32]byte      // of the message's content
 	Covers      int64         // the inbox offset up to which all is decided
 	Decided     deja.Decided
-	Version     int64    // of the stream, after it
+	Version     int64    // of the stream, after it; 0 for conflict and dead, which do not look at it
 	Writes      [32]byte // of the fields that changed; zero if none did
 	Time        time.Time
 	Build       string
@@ -31,7 +42,12 @@ type Record struct {
 }
 
 // Marker reports whether r is an incarnation's marker.
-func (r *Record) Marker() bool { return r.N == 0 }
+func (r *Record) Marker() bool { return r.Kind == KindMarker }
+
+// Genesis is what the first decision of a partition follows from: no journal can stand in for another's.
+func Genesis(service string, partition int32) [32]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "deja/genesis/1 %s %d", service, partition))
+}
 
 // Hash returns the link of the chain: the hash of a record's bytes.
 func Hash(record []byte) [32]byte { return sha256.Sum256(record) }
@@ -40,6 +56,7 @@ func Hash(record []byte) [32]byte { return sha256.Sum256(record) }
 func AppendRecord(dst []byte, r *Record) []byte {
 	w := writer(dst)
 	w.uint(1, Format)
+	w.uint(26, uint64(r.Kind))
 	w.uint(2, uint64(r.N))
 	w.hash(3, r.Prev)
 	w.uint(4, uint64(r.Incarnation.Number))
@@ -47,6 +64,8 @@ func AppendRecord(dst []byte, r *Record) []byte {
 		w.bytes(5, r.Incarnation.Nonce[:])
 	}
 	if r.Marker() {
+		w.time(18, r.Time)
+		w.string(19, r.Build)
 		return w
 	}
 	at := w.begin(6)
@@ -127,8 +146,11 @@ func (d *Decoder) Record(partition int32, data []byte) (*Record, error) {
 	if err := fields(data, func(f field) error { return d.record(r, f) }); err != nil {
 		return nil, fmt.Errorf("journal record %d: %w", r.N, err)
 	}
-	if !r.Marker() && (r.Cause.ID.IsZero() || r.Decided.Status == 0) {
-		return nil, fmt.Errorf("journal record %d: %w", r.N, errors.New("cause or outcome is missing"))
+	switch {
+	case r.Kind != KindDecision && r.Kind != KindMarker:
+		return nil, fmt.Errorf("journal record of kind %d, which this build does not know: run a newer build", r.Kind)
+	case r.Kind == KindDecision && (r.N < 1 || r.Cause.ID.IsZero() || r.Decided.Status == 0):
+		return nil, fmt.Errorf("journal record %d: %w", r.N, errors.New("number, cause or outcome is missing"))
 	}
 	d.complete(r)
 	return r, nil
@@ -174,7 +196,9 @@ func (d *Decoder) record(r *Record, f field) (err error) {
 	case 24:
 		r.Act, err = f.id()
 	case 25:
-		r.FirstIn = int32(f.v)
+		r.FirstIn, err = int32(f.v), f.max(math.MaxInt32)
+	case 26:
+		r.Kind, err = Kind(f.v), f.max(math.MaxUint8)
 	default:
 		err = d.decided(&r.Decided, f)
 	}
@@ -184,7 +208,7 @@ func (d *Decoder) record(r *Record, f field) (err error) {
 func (d *Decoder) decided(r *deja.Decided, f field) (err error) {
 	switch f.num {
 	case 9:
-		r.Status = deja.Status(f.v)
+		r.Status, err = deja.Status(f.v), f.max(math.MaxUint8)
 	case 10:
 		r.Reason.Code = d.name(f.b)
 	case 11:

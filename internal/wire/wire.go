@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -125,6 +126,14 @@ func (f field) time() time.Time {
 	return time.UnixMicro(protowire.DecodeZigZag(f.v - 1)).UTC()
 }
 
+// max refuses a number that would be cut to fit.
+func (f field) max(most uint64) error {
+	if f.v > most {
+		return fmt.Errorf("%d is more than %d", f.v, most)
+	}
+	return nil
+}
+
 func (f field) id() (deja.ID, error) {
 	if len(f.b) != 16 {
 		return deja.ID{}, fmt.Errorf("an id has 16 bytes, not %d", len(f.b))
@@ -221,8 +230,11 @@ func Inbox(service string) string { return service + ".inbox" }
 // Journal returns the name of a service's journal topic.
 func Journal(service string) string { return service + ".journal" }
 
-// name returns b as a string, the same one for the same bytes. The table is bounded: names are few, keys are not.
+// name returns b as a string, the same one for the same bytes. The table is bounded: names are few and short.
 func (d *Decoder) name(b []byte) string {
+	if len(b) > 64 {
+		return string(b)
+	}
 	if s, ok := d.names[string(b)]; ok {
 		return s
 	}
@@ -252,7 +264,7 @@ func (d *Decoder) envelope(e *deja.Envelope, f field) (err error) {
 	case 2:
 		e.ID, err = f.id()
 	case 3:
-		e.Kind = deja.Kind(f.v)
+		e.Kind, err = deja.Kind(f.v), f.max(math.MaxUint8)
 	case 4:
 		e.Type = d.name(f.b)
 	case 5:
@@ -293,7 +305,7 @@ func (d *Decoder) header(e *deja.Envelope, data []byte) error {
 	var kv [2]string
 	err := fields(data, func(f field) error {
 		if f.num == 1 || f.num == 2 {
-			kv[f.num-1] = d.name(f.b)
+			kv[f.num-1] = string(f.b)
 		}
 		return nil
 	})
