@@ -31,6 +31,11 @@ func (paidV2) EventType() string { return "wallet.paid.v2" }
 func (paidV1) EventType() string { return "wallet.paid" }
 func (named) EventType() string  { return "wallet.named" }
 
+// paidOtherwise is paid under another name of its field.
+type paidOtherwise struct{ Pence int64 }
+
+func (paidOtherwise) EventType() string { return "wallet.paid.v3" }
+
 func (w wallet) pay(d *deja.Decision, c pay) error { d.Record(paid(c)); return nil }
 func (w *wallet) paid(e paid)                      { w.Cents += e.Cents }
 
@@ -153,6 +158,10 @@ func TestTheFoldVersionChangesWithWhatIsFolded(t *testing.T) {
 			s.Aggregates = []deja.AnyAggregate{deja.NewAggregate("wallet", deja.Handle(wallet.pay), deja.Apply((*wallet).paid), deja.Apply(func(*wallet, named) {}))}
 		},
 		"an upcaster": func(s *deja.Service) { s.Upcasters = s.Upcasters[1:] },
+		"an event's field": func(s *deja.Service) {
+			s.Aggregates = []deja.AnyAggregate{deja.NewAggregate("wallet", deja.Handle(wallet.pay), deja.Apply(func(w *wallet, e paidOtherwise) { w.Cents += e.Pence }))}
+			s.Upcasters = nil
+		},
 		"a table": func(s *deja.Service) {
 			s.Projections = []*deja.Projection{deja.NewProjection("p", deja.Table("t", "CREATE TABLE t (a TEXT)"))}
 		},
@@ -265,5 +274,84 @@ func TestAStateComesBackAsItWas(t *testing.T) {
 	}
 	if _, err := m.NewState(deja.Stream{Aggregate: "other", Key: "1"}); err == nil || !strings.Contains(err.Error(), "wallet") {
 		t.Errorf("an unknown aggregate: %v; want those there are", err)
+	}
+}
+
+// pocket's state holds a map, which a copy of the state shares.
+type pocket struct {
+	Cents map[string]int64 `json:"cents"`
+}
+
+func TestAHandlerCannotChangeTheState(t *testing.T) {
+	for what, outcome := range map[string]error{"applied": nil, "refused": deja.NewRejection("wallet.no")} {
+		m := compile(t, &deja.Service{Name: "purse", Aggregates: []deja.AnyAggregate{deja.NewAggregate("wallet",
+			deja.Handle(func(p pocket, _ *deja.Decision, _ pay) error {
+				p.Cents["a"] += 1000
+				return outcome
+			}),
+			deja.Apply(func(*pocket, paid) {}))}})
+		stream := deja.Stream{Aggregate: "wallet", Key: "1"}
+		st, err := m.DecodeState(stream, 1, []byte(`{"cents":{"a":5}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := m.Decide(st, &deja.Envelope{ID: deja.DeriveID("test", "1"), Stream: stream}, pay{1}, time.Time{})
+		if got.Status != deja.Parked || !strings.Contains(got.Reason.Detail, "changed the state") {
+			t.Errorf("%s: %+v; want it parked", what, got)
+		}
+		if cents := st.Value().(*pocket).Cents["a"]; cents != 5 {
+			t.Errorf("%s: the handler left %d cents, want 5", what, cents)
+		}
+	}
+}
+
+// loud panics wherever encoding/json calls it.
+type loud struct{}
+
+func (loud) MarshalText() ([]byte, error) { panic("loud") }
+func (*loud) UnmarshalText([]byte) error  { panic("loud") }
+
+type (
+	shout   struct{ Text loud }
+	shouted struct{ Text loud }
+)
+
+func (shout) CommandType() string { return "wallet.shout" }
+func (shouted) EventType() string { return "wallet.shouted" }
+
+// wraps is an error whose Unwrap fails on a nil pointer, as those of careless packages do.
+type wraps struct{ inner error }
+
+func (w *wraps) Error() string { return "wraps" }
+func (w *wraps) Unwrap() error { return w.inner }
+
+func TestNoPanicOfUserCodeGetsOut(t *testing.T) {
+	m := compile(t, &deja.Service{Name: "purse", Aggregates: []deja.AnyAggregate{deja.NewAggregate("wallet",
+		deja.Handle(func(_ wallet, d *deja.Decision, c shout) error { d.Record(shouted(c)); return nil }),
+		deja.Handle(func(wallet, *deja.Decision, pay) error { var w *wraps; return w }),
+		deja.Apply(func(*wallet, shouted) {}))}})
+	stream := deja.Stream{Aggregate: "wallet", Key: "1"}
+	env := &deja.Envelope{
+		ID: deja.DeriveID("test", "1"), Kind: deja.KindCommand, Type: "wallet.shout", Stream: stream,
+		ContentType: "application/json", Payload: []byte(`{"Text":"x"}`),
+	}
+	if _, err := m.Decode(env); !errors.Is(err, deja.NewRejection(deja.CodeMalformed)) {
+		t.Errorf("decoding: %v", err)
+	}
+	for _, c := range []deja.Command{shout{}, pay{1}} {
+		if got := decide(t, m, c); got.Status != deja.Parked {
+			t.Errorf("%s: %+v", c.CommandType(), got)
+		}
+	}
+}
+
+func TestReservedCodesAreNotTheServicesToGive(t *testing.T) {
+	for _, code := range []string{"", "deja.skipped"} {
+		s := walletService()
+		s.Aggregates = []deja.AnyAggregate{deja.NewAggregate("wallet",
+			deja.Handle(func(wallet, *deja.Decision, pay) error { return deja.NewRejection(code) }), deja.Apply((*wallet).paid))}
+		if got := decide(t, compile(t, s), pay{1}); got.Status != deja.Parked {
+			t.Errorf("code %q: %+v", code, got)
+		}
 	}
 }

@@ -1,6 +1,8 @@
 package deja
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -232,20 +234,22 @@ func (d *Decision) run(st *State, msg any) error {
 	if !ok {
 		return fmt.Errorf("aggregate %s: no %s row for %s", d.table.name, key.kind, key.wire)
 	}
-	value := st.value
-	if !d.table.flat {
-		data, err := st.Encode()
-		if err != nil {
-			return err
-		}
-		if value, err = d.table.definition.decode(data); err != nil {
-			return err
-		}
+	if d.table.flat {
+		return cmp.Or(r.decide(st.value, d, msg), d.err)
 	}
-	if err := r.decide(value, d, msg); err != nil {
+	data, err := st.Encode()
+	if err != nil {
 		return err
 	}
-	return d.err
+	own := &State{Stream: st.Stream, table: st.table}
+	if own.value, err = d.table.definition.decode(data); err != nil {
+		return err
+	}
+	refusal := cmp.Or(r.decide(own.value, d, msg), d.err)
+	if after, err := own.Encode(); err != nil || !bytes.Equal(after, data) {
+		return errors.Join(errors.New("the handler changed the state, through a map, a slice or a pointer in it; only Apply functions may"), err)
+	}
+	return refusal
 }
 
 // panicSite names the function and line that panicked. It goes into the record, so it must be the same each time: a
