@@ -38,7 +38,8 @@ type Client interface {
 	// log; sending again with the same IDs is safe. An invalid request sends none.
 	Send(ctx context.Context, rs ...Request) ([]ID, error)
 
-	// State decodes an aggregate's current state into dst, a pointer to it, and returns the stream's version; 0 and
-	// an untouched dst where nothing was recorded yet.
+	// State decodes an aggregate's state, as it was last committed, into dst, a pointer to an empty one, and returns the
+	// stream's version; 0 and an untouched dst where nothing was recorded yet. Where log and store are two, the state may
+	// be ahead of what is logged.
 	State(ctx context.Context, s Stream, dst any) (version int64, err error)
 }

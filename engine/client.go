@@ -53,7 +53,7 @@ func (c *client) do(ctx context.Context, env *deja.Envelope) (deja.Outcome, erro
 	if err != nil {
 		return deja.Outcome{}, err
 	}
-	ps, err := c.e.partitions()
+	ps, err := c.e.partitions(ctx)
 	if err != nil {
 		return deja.Outcome{}, err
 	}
@@ -90,9 +90,12 @@ func (c *client) Send(ctx context.Context, rs ...deja.Request) ([]deja.ID, error
 // State implements [deja.Client].
 func (c *client) State(ctx context.Context, s deja.Stream, dst any) (int64, error) {
 	if err := s.Valid(); err != nil {
-		return 0, err
+		return 0, invalid(err)
 	}
 	if _, err := c.e.machine.NewState(s); err != nil {
+		return 0, invalid(err)
+	}
+	if err := c.ready(ctx, s); err != nil {
 		return 0, err
 	}
 	rows, err := c.e.store.Load(ctx, []deja.Stream{s})
@@ -103,6 +106,19 @@ func (c *client) State(ctx context.Context, s deja.Stream, dst any) (int64, erro
 		return 0, fmt.Errorf("state of %s into %T: %w", s, dst, err)
 	}
 	return rows[0].Version, nil
+}
+
+// ready waits, while the engine runs, until the stream's partition was taken over: before, the store may be on its way
+// through the past, as when another fold version is folded in.
+func (c *client) ready(ctx context.Context, s deja.Stream) error {
+	if !c.e.running.Load() {
+		return nil
+	}
+	ps, err := c.e.partitions(ctx)
+	if err != nil {
+		return err
+	}
+	return ps[place.Partition(s.Key, int32(len(ps)))].ready(ctx)
 }
 
 // envelope makes a message of a request.
@@ -156,7 +172,7 @@ func (c *client) outgoing(env *deja.Envelope) (outgoing, error) {
 
 // append puts messages into the inbox, durably.
 func (c *client) append(ctx context.Context, ms []outgoing) ([]deja.Position, error) {
-	ps, err := c.e.partitions()
+	ps, err := c.e.partitions(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -169,6 +185,9 @@ func (c *client) append(ctx context.Context, ms []outgoing) ([]deja.Position, er
 		}
 	}
 	at, err := c.e.log.Append(ctx, wire.Inbox(c.e.machine.Name()), recs)
+	if errors.Is(err, driver.ErrTooLarge) {
+		return nil, invalid(err) // and nothing was appended
+	}
 	if err != nil {
 		return nil, fmt.Errorf("append to the inbox of %s: %w", c.e.machine.Name(), err)
 	}
@@ -189,7 +208,7 @@ func (c *client) known(ctx context.Context, m outgoing) (verdict, bool, error) {
 	if err != nil || len(es) == 0 || es[0].Hash != m.hash || es[0].Status == deja.Parked {
 		return verdict{}, false, err
 	}
-	if ok, err := c.released(es[0]); !ok {
+	if ok, err := c.released(ctx, es[0]); !ok {
 		return verdict{}, false, err
 	}
 	r, err := c.recorded(ctx, es[0])
@@ -201,11 +220,11 @@ func (c *client) known(ctx context.Context, m outgoing) (verdict, bool, error) {
 
 // released reports whether a decision may be told: where log and store are two, this engine must have read it back, as
 // a record may lie behind the marker of a later life.
-func (c *client) released(e driver.Entry) (bool, error) {
+func (c *client) released(ctx context.Context, e driver.Entry) (bool, error) {
 	if c.joint() {
 		return true, nil
 	}
-	ps, err := c.e.partitions()
+	ps, err := c.e.partitions(ctx)
 	if err != nil || int(e.Partition) >= len(ps) {
 		return false, err
 	}

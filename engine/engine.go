@@ -31,12 +31,14 @@ var ErrRunning = errors.New("the engine runs already")
 
 // An Engine runs one service. Its methods are safe for concurrent use.
 type Engine struct {
-	machine    *deja.Machine
-	log        driver.Log
-	store      driver.Store
-	logger     *slog.Logger
-	partitions func() ([]*partition, error) // made once, at first use
-	running    atomic.Bool
+	machine *deja.Machine
+	log     driver.Log
+	store   driver.Store
+	logger  *slog.Logger
+	running atomic.Bool
+
+	mu   sync.Mutex
+	made []*partition // at first use, as the log says how many there are
 }
 
 // New checks a service and returns an engine for it, which does nothing before Run. The error joins all that is
@@ -58,39 +60,27 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	e := &Engine{machine: m, log: cfg.Log, store: cfg.Store, logger: cfg.Logger.With("service", m.Name())}
-	e.partitions = e.once(e.makePartitions)
-	return e, nil
+	return &Engine{machine: m, log: cfg.Log, store: cfg.Store, logger: cfg.Logger.With("service", m.Name())}, nil
 }
 
-// once returns a function that calls fn until it succeeds, and then returns what it gave.
-func (e *Engine) once(fn func() ([]*partition, error)) func() ([]*partition, error) {
-	var mu sync.Mutex
-	var made []*partition
-	return func() ([]*partition, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if made != nil {
-			return made, nil
-		}
-		ps, err := fn()
-		if err == nil {
-			made = ps
-		}
-		return ps, err
+// partitions returns the service's partitions, made when the log first tells how many there are.
+func (e *Engine) partitions(ctx context.Context) ([]*partition, error) {
+	e.mu.Lock()
+	made := e.made
+	e.mu.Unlock()
+	if made != nil {
+		return made, nil
 	}
-}
-
-func (e *Engine) makePartitions() ([]*partition, error) {
-	topic, err := e.log.Topic(context.Background(), wire.Inbox(e.machine.Name()))
+	topic, err := e.log.Topic(ctx, wire.Inbox(e.machine.Name()))
 	if err != nil {
 		return nil, fmt.Errorf("inbox of %s: %w", e.machine.Name(), err)
 	}
-	ps := make([]*partition, topic.Partitions)
-	for i := range ps {
-		ps[i] = newPartition(e, int32(i))
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := len(e.made); i < int(topic.Partitions); i++ { // nothing to do if another caller was faster
+		e.made = append(e.made, newPartition(e, int32(i)))
 	}
-	return ps, nil
+	return e.made, nil
 }
 
 // Run runs the service until ctx ends, and returns its error; or until a partition halts, and returns an error that
@@ -101,14 +91,14 @@ func (e *Engine) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer e.running.Store(false)
-	ps, err := e.partitions()
+	ps, err := e.partitions(ctx)
 	for wait := firstPause; err != nil; wait = min(2*wait, longestPause) {
-		if ctx.Err() != nil || errors.Is(err, driver.ErrNotFound) {
+		if err = step.Halt(err); ctx.Err() != nil || errors.Is(err, driver.ErrNotFound) || errors.Is(err, deja.ErrHalted) {
 			return err
 		}
 		e.logger.WarnContext(ctx, "the log cannot be reached; trying again", "error", err)
 		sleep(ctx, wait)
-		ps, err = e.partitions()
+		ps, err = e.partitions(ctx)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -117,6 +107,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		wg.Go(func() { cancel(p.run(ctx)) })
 	}
 	wg.Wait()
+	for _, p := range ps {
+		p.stopped()
+	}
 	return context.Cause(ctx)
 }
 

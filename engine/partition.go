@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ const (
 // everything after them too. Set the clock of the log or of this machine right, and run again.
 var ErrClock = errors.New("a message's append time is more than ten minutes ahead of this machine's clock")
 
+// errStopped is what Do answers when the engine stops before the message is settled.
+var errStopped = fmt.Errorf("%w (the engine was stopped)", deja.ErrPending)
+
 // partition runs the steps of one partition, and holds those who wait for them.
 type partition struct {
 	e      *Engine
@@ -35,12 +39,14 @@ type partition struct {
 	released int64 // every decision up to it is logged
 	told     int64 // every inbox offset below it is settled, and its outcome released
 	waiting  map[int64]chan *step.Settlement
+	taken    chan struct{} // closed once the partition was taken over in this run, or the run has ended
 	halted   error
 }
 
 func newPartition(e *Engine, number int32) *partition {
 	return &partition{
 		e: e, number: number, logger: e.logger.With("partition", number), waiting: map[int64]chan *step.Settlement{},
+		taken: make(chan struct{}),
 	}
 }
 
@@ -53,7 +59,7 @@ func (p *partition) run(ctx context.Context) error {
 		if w == nil {
 			made, err := p.e.worker(ctx, p.number)
 			if err != nil && p.stop(ctx, err) {
-				return err
+				return step.Halt(err)
 			}
 			w = made
 		}
@@ -61,7 +67,7 @@ func (p *partition) run(ctx context.Context) error {
 			began := w.Progress().Position
 			err := p.work(ctx, w)
 			if p.stop(ctx, err) {
-				return err
+				return step.Halt(err)
 			}
 			if w.Progress().Position > began {
 				pause = firstPause
@@ -77,6 +83,7 @@ func (p *partition) stop(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return true
 	}
+	err = step.Halt(err)
 	if errors.Is(err, deja.ErrHalted) {
 		p.logger.ErrorContext(ctx, "partition halted", "error", err)
 		p.setHalted(err)
@@ -152,9 +159,7 @@ func (p *partition) fetch(ctx context.Context, from deja.Position, ready chan<- 
 			f.err = fmt.Errorf("fetch %s: %w", from, step.Halt(err))
 		} else {
 			from.Offset = recs[len(recs)-1].Offset + 1
-			if t := recs[len(recs)-1].Time; t.After(time.Now().Add(maxAhead)) {
-				f.err = fmt.Errorf("%w: %w: %s at offset %d", deja.ErrHalted, ErrClock, t, recs[len(recs)-1].Offset)
-			}
+			f.err = checkClock(recs)
 			f.ms = prepare.Prepare(recs)
 		}
 		select {
@@ -167,11 +172,23 @@ func (p *partition) fetch(ctx context.Context, from deja.Position, ready chan<- 
 	}
 }
 
+// checkClock refuses a batch with a record from the future.
+func checkClock(recs []driver.Record) error {
+	limit := time.Now().Add(maxAhead)
+	for _, r := range recs {
+		if r.Time.After(limit) {
+			return fmt.Errorf("%w: %w: %s at offset %d", deja.ErrHalted, ErrClock, r.Time, r.Offset)
+		}
+	}
+	return nil
+}
+
 // tell releases the outcomes of all messages below the handled position.
 func (p *partition) tell(at driver.Progress, done []step.Settlement) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.told, p.released = at.Position, at.N
+	p.open()
 	if len(p.waiting) == 0 {
 		return
 	}
@@ -217,7 +234,7 @@ func (p *partition) wait(ctx context.Context, offset int64) (*step.Settlement, e
 		if offset < p.told {
 			return s, nil
 		}
-		return nil, p.halted
+		return nil, cmp.Or(p.halted, errStopped)
 	case <-ctx.Done():
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -226,14 +243,49 @@ func (p *partition) wait(ctx context.Context, offset int64) (*step.Settlement, e
 	}
 }
 
+// ready waits until the partition was taken over in this run.
+func (p *partition) ready(ctx context.Context) error {
+	p.mu.Lock()
+	taken := p.taken
+	p.mu.Unlock()
+	select {
+	case <-taken:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// open lets those in who wait for the take-over. The lock is held.
+func (p *partition) open() {
+	select {
+	case <-p.taken:
+	default:
+		close(p.taken)
+	}
+}
+
+// stopped ends the waits of this run: the next one may be long in coming.
+func (p *partition) stopped() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open()
+	for offset, ch := range p.waiting {
+		close(ch)
+		delete(p.waiting, offset)
+	}
+}
+
 // setHalted notes why the partition stopped, and wakes those who wait.
 func (p *partition) setHalted(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.halted = err
-	if err == nil {
+	if err == nil { // a run begins
+		p.taken = make(chan struct{})
 		return
 	}
+	p.open()
 	for offset, ch := range p.waiting {
 		close(ch)
 		delete(p.waiting, offset)

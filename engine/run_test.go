@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/dejalog/deja/internal/fault"
 	"github.com/dejalog/deja/internal/memory"
 	"github.com/dejalog/deja/internal/till"
+	"github.com/dejalog/deja/sqlite"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -41,6 +43,11 @@ func TestAnUnknownCommitIsSettledBeforeItIsTold(t *testing.T) {
 					t.Fatal(err)
 				}
 				armed.Store(true)
+				defer func() {
+					if armed.Load() {
+						t.Error("no commit failed: the test shows nothing")
+					}
+				}()
 				out, err := c.Do(ctx, deja.Request{Key: "a", Command: till.Put{Amount: 10}})
 				if err != nil || out.Version != 2 || out.Duplicate {
 					t.Errorf("told %+v, %v; want it applied, once", out, err)
@@ -62,8 +69,15 @@ func TestAnUnknownCommitIsSettledBeforeItIsTold(t *testing.T) {
 func TestFaultsAreSurvived(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		rng := rand.New(rand.NewPCG(7, 7)) // called by one goroutine at a time; the order of calls differs, so may the faults
+		var faults atomic.Int64
+		defer func() {
+			if faults.Load() < 5 {
+				t.Errorf("%d faults: the test shows nothing", faults.Load())
+			}
+		}()
 		in := fault.New(func(int, fault.Step) fault.Mode {
 			if rng.IntN(25) == 0 {
+				faults.Add(1)
 				return fault.Mode(1 + rng.IntN(2))
 			}
 			return fault.Pass
@@ -211,5 +225,91 @@ func TestRowsThatNothingDeliversAreRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not speak of %s: %v", want, err)
 		}
+	}
+}
+
+// What trying again does not mend ends Run: the first mistakes of a new user must not look like a slow start.
+func TestWhatCannotBeMendedHalts(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	run := func(svc *deja.Service, db *sqlite.DB) error {
+		eng, err := engine.New(engine.Config{Service: svc, Log: db.Log(), Store: db.Store(), Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return eng.Run(ctx)
+	}
+	path := filepath.Join(t.TempDir(), "shop.db")
+	open := func(open func(context.Context, string) (*sqlite.DB, error)) *sqlite.DB {
+		db, err := open(ctx, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return db
+	}
+	broken := till.Service(till.Variant{})
+	broken.Projections = []*deja.Projection{deja.NewProjection("p", deja.Table("t", "CREATE TABEL t (a TEXT)"))}
+	db := open(sqlite.Open)
+	if err := run(broken, db); !errors.Is(err, deja.ErrHalted) {
+		t.Errorf("a broken table: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(till.Service(till.Variant{}), db); !errors.Is(err, deja.ErrHalted) || !errors.Is(err, sqlite.ErrClosed) {
+		t.Errorf("a closed database: %v", err)
+	}
+	db = open(sqlite.OpenReadOnly)
+	defer func() { _ = db.Close() }()
+	if err := run(till.Service(till.Variant{}), db); err == nil || ctx.Err() != nil {
+		t.Errorf("a database open for reading: %v", err)
+	}
+}
+
+// Whoever waits when the engine stops is told so, not left waiting for a run that may never come.
+func TestStoppingWakesThoseWhoWait(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		in := fault.New(func(_ int, at fault.Step) fault.Mode {
+			if at.Call == "tx.Commit" {
+				return fault.FailBefore
+			}
+			return fault.Pass
+		})
+		eng, err := engine.New(engine.Config{Service: till.Service(till.Variant{}), Log: w.log, Store: in.Store(w.store), Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ran, told := make(chan error), make(chan error)
+		go func() { ran <- eng.Run(ctx) }()
+		go func() {
+			_, err := eng.Client().Do(t.Context(), deja.Request{Key: "a", Command: till.Put{Amount: 1}})
+			told <- err
+		}()
+		for end := int64(0); end == 0; time.Sleep(20 * time.Millisecond) { // sent, and by the end of this it waits
+			for p := range int32(3) {
+				if _, n, err := w.log.Bounds(ctx, "shop.inbox", p); err == nil {
+					end += n
+				}
+			}
+		}
+		stop()
+		<-ran
+		select {
+		case err := <-told:
+			if !errors.Is(err, deja.ErrPending) {
+				t.Errorf("told %v, want pending", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("it still waits")
+		}
+	})
+}
+
+func TestARequestTooLargeIsInvalid(t *testing.T) {
+	log := memory.NewLog(memory.LogConfig{Partitions: 1, Now: time.Now, MaxRecord: 1000})
+	w := &world{log: log, store: memory.NewStore()}
+	if _, err := w.start(t).Do(t.Context(), deja.Request{Key: "a", Command: till.Crash{How: strings.Repeat("x", 2000)}}); !errors.Is(err, deja.ErrInvalid) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -18,7 +18,7 @@ var (
 	ErrCopied = errors.New("the database is a copy or was moved without its lock file: it opens read-only until it is adopted")
 
 	// ErrReadOnly is returned by calls that would write to a database that is open for reading only.
-	ErrReadOnly = errors.New("the database is open for reading only")
+	ErrReadOnly = fmt.Errorf("the database is open for reading only: it %w for writing", driver.ErrUnusable)
 
 	// ErrNotDeja is returned when the file is no SQLite database, or another application's.
 	ErrNotDeja = errors.New("not a database of this program")
@@ -38,7 +38,7 @@ var (
 	ErrHaltedIO = fmt.Errorf("%w: the disk failed to make a write durable", deja.ErrHalted)
 
 	// ErrClosed is returned by calls on a database that was closed.
-	ErrClosed = errors.New("the database is closed")
+	ErrClosed = fmt.Errorf("the database is closed: it %w", driver.ErrUnusable)
 )
 
 // errRolledBack is what a transaction ends with that the engine gave up by itself. SQLite does so when the disk is

@@ -8,6 +8,7 @@ import (
 	"zombiezen.com/go/sqlite"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
 )
 
 // tableName is what a projection's table may be called: nothing that needs quoting.
@@ -25,6 +26,9 @@ func (db *DB) createTables(c *sqlite.Conn, ts []deja.TableDef) error {
 			continue
 		}
 		if err := db.createTable(c, t); err != nil {
+			if code := sqlite.ErrCode(err).ToPrimary(); code == sqlite.ResultError || code == sqlite.ResultAuth {
+				err = fmt.Errorf("%w: %w", driver.ErrUnusable, err) // the statement is wrong, and stays so
+			}
 			return fmt.Errorf("create table %q: %w", t.Name, err)
 		}
 	}

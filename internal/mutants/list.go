@@ -153,7 +153,7 @@ var list = []Mutant{
 			}`}, {"engine/partition.go", `		if offset < p.told {
 			return s, nil
 		}
-		return nil, p.halted
+		return nil, cmp.Or(p.halted, errStopped)
 	case <-ctx.Done():`, `		if offset < p.told {
 			return s, nil
 		}

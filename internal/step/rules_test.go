@@ -417,3 +417,62 @@ func TestALostJournalHalts(t *testing.T) {
 		t.Errorf("released %d, %v; want 3", w.Released(), err)
 	}
 }
+
+// What a client can put into a record is bounded, whatever is decided: a record that the journal never takes would
+// stop its partition for ever.
+func TestNoClientCanMakeARecordTooLarge(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{}))
+	long := strings.Repeat("k", 9000)
+	id := deja.NewID()
+	for n := range 2 { // the second conflicts with the first, at paths that are long
+		payload := []byte(`{"Amount":1`)
+		for i := range 8 {
+			payload = fmt.Appendf(payload, `,"%s%d":%d`, long[:4000], i, n)
+		}
+		b.append(&deja.Envelope{
+			ID: id, Kind: deja.KindCommand, Type: "till.put", Source: "shop", Payload: append(payload, '}'),
+			ContentType: "application/json", Stream: deja.Stream{Aggregate: "till", Key: "a"},
+		})
+	}
+	for what, env := range map[string]deja.Envelope{
+		"type": {Type: "till." + long}, "actor": {Type: "till.put", Actor: long},
+		"source": {Type: "till.put", Source: long}, "headers": {Type: "till.put", Headers: map[string]string{"h": long}},
+	} {
+		env.ID, env.Kind, env.ContentType, env.Payload = deja.DeriveID("test", what), deja.KindCommand, "application/json", []byte(`{"Amount":1}`)
+		env.Stream = deja.Stream{Aggregate: "till", Key: "a"}
+		b.append(&env)
+	}
+	done := b.must()
+	if got := statuses(done); got != "applied conflict dead dead dead dead" {
+		t.Fatalf("got %s", got)
+	}
+	for _, d := range done {
+		if n := len(wire.AppendRecord(nil, d.Record)); n > 12_000 {
+			t.Errorf("decision %d has %d bytes", d.Entry.N, n)
+		}
+	}
+}
+
+// A retry after a deploy that no longer handles the parked message's type.
+func TestARetryOfWhatIsNoLongerHandledEndsIt(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{Broken: func() bool { return true }}))
+	ids := b.send(till.Crash{}, till.Put{Amount: 1})
+	b.must()
+	b.start(&deja.Service{Name: "shop", Aggregates: []deja.AnyAggregate{deja.NewAggregate("till",
+		deja.Handle(func(_ till.Till, d *deja.Decision, c till.Put) error { d.Record(till.Added(c)); return nil }),
+		deja.Apply(func(s *till.Till, e till.Added) { s.Balance += e.Amount }))}}, nil)
+	b.append(&deja.Envelope{
+		ID: deja.NewID(), Kind: deja.KindAct, Type: deja.ActRetry, Source: "shop", ContentType: "application/json",
+		Payload: fmt.Appendf(nil, `{"message":%q}`, ids[0]), Stream: deja.Stream{Aggregate: "till", Key: "a"},
+	})
+	if got := statuses(b.must()); got != "applied" {
+		t.Errorf("the act: %s", got)
+	}
+	if row := b.row(); row.Parked != 0 || row.Version != 1 {
+		t.Errorf("the row is %+v", row)
+	}
+	es, err := b.store.Lookup(t.Context(), ids[:1])
+	if err != nil || len(es) != 1 || es[0].Status != deja.DeadLetter {
+		t.Errorf("the message is %+v, %v; want it dead", es, err)
+	}
+}
