@@ -148,6 +148,7 @@ func flat(t reflect.Type) bool {
 				return false
 			}
 		}
+	default: // numbers, strings, booleans
 	}
 	return true
 }

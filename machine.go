@@ -123,7 +123,7 @@ func (s *State) Encode() (data []byte, err error) {
 
 // recovered turns a panic of a user's code into an error: for deferring.
 func recovered(err *error) {
-	if p := recover(); p != nil {
+	if p := recover(); p != nil { //nolint:revive // it is the deferred function
 		*err = fmt.Errorf("panic: %v%s", p, panicSite())
 	}
 }
@@ -242,7 +242,7 @@ func (d *Decision) run(st *State, msg any) error {
 		return err
 	}
 	own := &State{Stream: st.Stream, table: st.table}
-	if own.value, err = d.table.definition.decode(data); err != nil {
+	if own.value, err = d.table.decode(data); err != nil {
 		return err
 	}
 	refusal := cmp.Or(r.decide(own.value, d, msg), d.err)

@@ -294,7 +294,9 @@ func TestStoppingWakesThoseWhoWait(t *testing.T) {
 			}
 		}
 		stop()
-		<-ran
+		if err := <-ran; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run gives %v", err)
+		}
 		select {
 		case err := <-told:
 			if !errors.Is(err, deja.ErrPending) {

@@ -146,7 +146,7 @@ var list = []Mutant{
 			}`, `			done, err := w.Handle(ctx, f.ms)
 			if errors.Is(err, step.ErrUnknown) { // so nothing was written: say so
 				p.setHalted(err)
-				p.setHalted(nil)
+				p.setHalted(cmp.Or[error](nil))
 			}
 			if err != nil {
 				return err
@@ -217,7 +217,7 @@ var list = []Mutant{
 		Name:    "relay-past-a-failure",
 		Rule:    "The relay starts at the oldest decision that was not acknowledged.",
 		Package: "./internal/step",
-		Run:     "^TestSimulation$",
+		Run:     "^TestTheRelayStopsAtAFailure$",
 		Edits: []Edit{{"internal/step/relay.go", `		if _, err := w.cfg.Log.Append(ctx, w.journal.Name, recs); err != nil {
 			return fmt.Errorf("relay decisions from %d on: %w", kept[0].N, err)
 		}

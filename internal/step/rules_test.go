@@ -476,3 +476,25 @@ func TestARetryOfWhatIsNoLongerHandledEndsIt(t *testing.T) {
 		t.Errorf("the message is %+v, %v; want it dead", es, err)
 	}
 }
+
+// A relay that went on after a failure would leave a gap in the journal, or a later decision before an earlier one.
+func TestTheRelayStopsAtAFailure(t *testing.T) {
+	b := newBench(t, till.Service(till.Variant{}))
+	failed := false
+	b.start(till.Service(till.Variant{}), func(_ int, at fault.Step) fault.Mode {
+		if at.Call == "log.Append" && at.On == "shop.journal" && !failed {
+			failed = true
+			return fault.FailBefore
+		}
+		return fault.Pass
+	})
+	b.send(till.Put{Amount: 1})
+	if _, err := b.handle(); !errors.Is(err, fault.ErrInjected) {
+		t.Errorf("the journal refused the record, and the relay says %v", err)
+	}
+	b.send(till.Put{Amount: 2})
+	b.must()
+	if b.w.Released() != 2 {
+		t.Errorf("decisions up to %d are logged, want 2", b.w.Released())
+	}
+}

@@ -21,7 +21,7 @@ import (
 
 var (
 	simSeed = flag.Uint64("sim.seed", 0, "run the simulation of this one seed")
-	simRuns = flag.Int("sim.runs", 0, "how many simulations to run; 0: 1500, or 300 with -short")
+	simRuns = flag.Int("sim.runs", 0, "how many simulations to run; 0: 3000, or 300 with -short")
 )
 
 // TestSimulation runs many small worlds. In each, two workers of different builds share a partition; calls of log and
@@ -34,7 +34,7 @@ func TestSimulation(t *testing.T) {
 	}
 	runs := *simRuns
 	if runs == 0 {
-		runs = 1500
+		runs = 3000
 		if testing.Short() {
 			runs = 300
 		}
