@@ -59,7 +59,7 @@ func TestTheRootAndDriverImportNothingElse(t *testing.T) {
 var mayImport = map[string][]string{
 	"":            {"internal/canon"},
 	"driver":      {""},
-	"engine":      {"", "driver", "internal/journal", "internal/place", "internal/step", "internal/wire"},
+	"engine":      {"", "driver", "internal/journal", "internal/place", "internal/request", "internal/step", "internal/wire"},
 	"replay":      {"", "driver", "internal/canon", "internal/journal", "internal/step", "internal/wire"},
 	"cli":         {"", "driver", "engine", "replay", "sqlite", "internal/journal", "internal/step", "internal/wire"},
 	"sqlite":      {"", "driver"}, // backends know the interfaces alone, and never each other
@@ -67,13 +67,14 @@ var mayImport = map[string][]string{
 	"drivertest":  {"", "driver", "internal/fault"},
 	"dejatest": {
 		"", "driver", "internal/canon", "internal/fault", "internal/journal", "internal/memory", "internal/place",
-		"internal/step", "internal/wire",
+		"internal/request", "internal/step", "internal/wire",
 	},
 
 	"internal/canon":   {},
 	"internal/place":   {},
 	"internal/wire":    {"", "driver", "internal/canon"},
 	"internal/journal": {"", "driver", "internal/wire"},
+	"internal/request": {"", "internal/step", "internal/wire"},
 	"internal/step":    {"", "driver", "internal/canon", "internal/journal", "internal/wire"},
 	"internal/memory":  {"", "driver"},
 	"internal/fault":   {"", "driver"},

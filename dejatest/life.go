@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/memory"
+	"github.com/dejalog/deja/internal/request"
 	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/wire"
 )
@@ -119,7 +119,7 @@ func (l *life) handle(ctx context.Context, partition int32, end int64, max int) 
 }
 
 // ask sends a request and waits for the answer. The clock does not go back for one that is asked again.
-func (l *life) ask(ctx context.Context, r *request) (*answer, error) {
+func (l *life) ask(ctx context.Context, r *asked) (*answer, error) {
 	if r.at.After(l.disk.now) {
 		l.disk.now = r.at
 	}
@@ -144,17 +144,11 @@ func (l *life) ask(ctx context.Context, r *request) (*answer, error) {
 // answer makes of a settlement what is told: of a duplicate, the first delivery's outcome.
 func (l *life) answer(ctx context.Context, partition int32, s *step.Settlement) (*answer, error) {
 	if s.Record != nil {
-		a := &answer{record: s.Record}
-		if s.Record.Decided.Status == deja.Conflicted {
-			first := s.Record.Cause.Position
-			first.Offset = s.Record.First
-			a.conflict = &deja.Conflict{ID: s.Record.Cause.ID, First: first, Second: s.Record.Cause.Position, Paths: s.Record.Paths}
-		}
-		return a, nil
+		return &answer{request.Decided(s.Record)}, nil
 	}
 	life := l.workers[partition].Progress().Incarnation.Number
 	e, err := journal.Find(ctx, l.log, l.m.Name(), s.Entry.Partition, s.Entry.N, life)
-	return &answer{record: e.Record, duplicate: true}, err
+	return &answer{request.Answer{Record: e.Record, Duplicate: true}}, err
 }
 
 // state reads a state as clients do.
@@ -222,40 +216,12 @@ func (l *life) inbox(ctx context.Context) ([]driver.Record, error) {
 }
 
 // answer is what a request is told.
-type answer struct {
-	record    *wire.Record
-	duplicate bool
-	conflict  *deja.Conflict
-}
-
-// outcome returns it as [deja.Client.Do] does.
-func (a *answer) outcome() (deja.Outcome, error) {
-	r := a.record
-	out := deja.Outcome{
-		ID: r.Cause.ID, Duplicate: a.duplicate, Position: r.Cause.Position, Version: r.Version, Events: r.Decided.Events,
-	}
-	reason := r.Decided.Reason
-	switch r.Decided.Status {
-	case deja.Applied:
-		return out, nil
-	case deja.Rejected:
-		return out, &reason
-	case deja.Conflicted:
-		if a.conflict == nil {
-			return out, errors.New("a conflict was told as a duplicate")
-		}
-		return out, a.conflict
-	case deja.Parked:
-		return out, fmt.Errorf("%w: %w", deja.ErrParked, &reason)
-	default:
-		return out, &deja.Dead{ID: out.ID, Reason: reason}
-	}
-}
+type answer struct{ request.Answer }
 
 // String returns all of an answer that must be the same each time it is given: not that it is a duplicate, nor where
 // in the log messages are.
 func (a *answer) String() string {
-	r := a.record
+	r := a.Record
 	text := fmt.Sprintf("%s %s for %s: %s", r.Cause.ID, r.Cause.Type, r.Cause.Stream, verdict(&r.Decided))
 	if r.Decided.Status == deja.Conflicted {
 		return fmt.Sprintf("%s (%v)", text, r.Paths)

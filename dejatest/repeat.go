@@ -93,10 +93,10 @@ func (w *World) same(ctx context.Context, m step.Message, partition int32, s *st
 	if err != nil {
 		return fmt.Errorf("outcome of %s: %w", line(m.Env), err)
 	}
-	if !a.duplicate && a.conflict == nil {
+	if !a.Duplicate && a.Conflict == nil {
 		return fmt.Errorf("%s was decided again: %s", line(m.Env), a)
 	}
-	i := slices.IndexFunc(w.script, func(r request) bool { return r.id == identity{m.Key, m.Hash} })
+	i := slices.IndexFunc(w.script, func(r asked) bool { return r.id == identity{m.Key, m.Hash} })
 	if i < 0 {
 		return fmt.Errorf("%s was never asked for", line(m.Env))
 	}

@@ -29,14 +29,14 @@ type World struct {
 	t      testing.TB
 	m      *deja.Machine
 	live   *life
-	script []request // all that was asked, in order
-	told   []string  // what was answered, in order
+	script []asked  // all that was asked, in order
+	told   []string // what was answered, in order
 	seen   map[[32]byte]view
 	before func(driver.Store) driver.Store // stands before the store in each life; nil for nothing
 }
 
-// A request is one of a world's script, ready to be sent any number of times.
-type request struct {
+// asked is a request, one of a world's script, ready to be sent any number of times.
+type asked struct {
 	env   *deja.Envelope
 	id    identity
 	place int32
@@ -98,7 +98,7 @@ func (w *World) Do(r deja.Request) (deja.Outcome, error) {
 		w.t.Fatalf("request %d, %s: %v", len(w.script)+1, line(req.env), err)
 	}
 	w.script, w.told = append(w.script, req), append(w.told, a.String())
-	return a.outcome()
+	return a.Outcome()
 }
 
 // Must sends a request and returns its outcome. It ends the test unless the request was applied, now or before.
@@ -164,17 +164,17 @@ func (w *World) view() view {
 }
 
 // request makes the next request of the script.
-func (w *World) request(r deja.Request) (request, error) {
+func (w *World) request(r deja.Request) (asked, error) {
 	n := len(w.script)
 	env, err := message(w.m, r, deja.DeriveID("deja/dejatest/world", strconv.Itoa(n+1)))
 	if err != nil {
-		return request{}, fmt.Errorf("%w: %w", deja.ErrInvalid, err)
+		return asked{}, fmt.Errorf("%w: %w", deja.ErrInvalid, err)
 	}
 	hash, err := wire.ContentHash(env)
 	if err != nil {
-		return request{}, fmt.Errorf("%w: %s: %w", deja.ErrInvalid, env.Type, err)
+		return asked{}, fmt.Errorf("%w: %s: %w", deja.ErrInvalid, env.Type, err)
 	}
-	return request{
+	return asked{
 		env:   env,
 		id:    identity{wire.LedgerKey(w.m.Name(), env), hash},
 		place: place.Partition(env.Stream.Key, partitions),

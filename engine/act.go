@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/internal/request"
 )
 
 // An Act is an operator's act on the oldest parked message of a stream.
@@ -28,14 +29,13 @@ func (e *Engine) act(ctx context.Context, kind string, a Act) error {
 	if err != nil {
 		return err
 	}
-	c := &client{e}
-	env, err := c.complete(&deja.Envelope{
+	env, err := request.Complete(e.machine, &deja.Envelope{
 		Kind: deja.KindAct, Type: kind, Stream: a.Stream, Actor: a.Actor,
 		ContentType: "application/json", Payload: payload,
 	})
 	if err != nil {
 		return err
 	}
-	_, err = c.do(ctx, env)
+	_, err = (&client{e}).do(ctx, env)
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/place"
+	"github.com/dejalog/deja/internal/request"
 	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/wire"
 )
@@ -26,7 +27,7 @@ type outgoing struct {
 
 // Do implements [deja.Client].
 func (c *client) Do(ctx context.Context, r deja.Request) (deja.Outcome, error) {
-	env, err := c.envelope(&r)
+	env, err := request.Message(c.e.machine, &r)
 	if err != nil {
 		return deja.Outcome{}, invalid(err)
 	}
@@ -48,7 +49,7 @@ func (c *client) do(ctx context.Context, env *deja.Envelope) (deja.Outcome, erro
 	}
 	at, err := c.append(ctx, []outgoing{m})
 	if known {
-		return first.outcome()
+		return first.Outcome()
 	}
 	if err != nil {
 		return deja.Outcome{}, err
@@ -61,18 +62,18 @@ func (c *client) do(ctx context.Context, env *deja.Envelope) (deja.Outcome, erro
 	if err != nil {
 		return deja.Outcome{ID: env.ID}, err
 	}
-	v, err := c.verdict(ctx, m, at[0], s)
+	v, err := c.answer(ctx, m, at[0], s)
 	if err != nil {
 		return deja.Outcome{ID: env.ID}, fmt.Errorf("%w (%w)", deja.ErrPending, err)
 	}
-	return v.outcome()
+	return v.Outcome()
 }
 
 // Send implements [deja.Client].
 func (c *client) Send(ctx context.Context, rs ...deja.Request) ([]deja.ID, error) {
 	ids, ms := make([]deja.ID, len(rs)), make([]outgoing, len(rs))
 	for i := range rs {
-		env, err := c.envelope(&rs[i])
+		env, err := request.Message(c.e.machine, &rs[i])
 		if err == nil {
 			ms[i], err = c.outgoing(env)
 		}
@@ -121,47 +122,6 @@ func (c *client) ready(ctx context.Context, s deja.Stream) error {
 	return ps[place.Partition(s.Key, int32(len(ps)))].ready(ctx)
 }
 
-// envelope makes a message of a request.
-func (c *client) envelope(r *deja.Request) (*deja.Envelope, error) {
-	if r.Command == nil {
-		return nil, errors.New("the request has no command")
-	}
-	wireName := r.Command.CommandType()
-	aggregate, err := deja.Target(wireName)
-	if err != nil {
-		return nil, err
-	}
-	payload, err := c.e.machine.Codec().Append(nil, r.Command)
-	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", wireName, err)
-	}
-	return c.complete(&deja.Envelope{
-		ID: r.ID, Kind: deja.KindCommand, Type: wireName, Source: r.Source, Actor: r.Actor,
-		Stream:       deja.Stream{Tenant: r.Tenant, Aggregate: aggregate, Key: r.Key},
-		BusinessTime: wire.Micro(r.BusinessTime), Headers: r.Headers,
-		ContentType: c.e.machine.Codec().ContentType(), Payload: payload,
-	})
-}
-
-// complete gives a message its defaults, and checks what would otherwise only be found out in the inbox.
-func (c *client) complete(env *deja.Envelope) (*deja.Envelope, error) {
-	if env.ID.IsZero() {
-		env.ID = deja.NewID()
-	}
-	if env.Source == "" {
-		env.Source = c.e.machine.Name()
-	}
-	env.CorrelationID = env.ID
-	if err := step.Valid(env); err != nil {
-		return nil, err
-	}
-	_, err := c.e.machine.NewState(env.Stream)
-	if err == nil && env.Kind == deja.KindCommand {
-		_, err = c.e.machine.Decode(env)
-	}
-	return env, err
-}
-
 func (c *client) outgoing(env *deja.Envelope) (outgoing, error) {
 	hash, err := wire.ContentHash(env)
 	if err != nil {
@@ -194,28 +154,21 @@ func (c *client) append(ctx context.Context, ms []outgoing) ([]deja.Position, er
 	return at, nil
 }
 
-// verdict is a settled message on its way to whoever asked.
-type verdict struct {
-	record    *wire.Record
-	duplicate bool
-	conflict  *deja.Conflict
-}
-
 // known looks for a logged outcome of a message that the ledger knows. A parked message has none yet, and a conflict
 // must go through the inbox to be recorded.
-func (c *client) known(ctx context.Context, m outgoing) (verdict, bool, error) {
+func (c *client) known(ctx context.Context, m outgoing) (request.Answer, bool, error) {
 	es, err := c.e.store.Lookup(ctx, []deja.ID{m.key})
 	if err != nil || len(es) == 0 || es[0].Hash != m.hash || es[0].Status == deja.Parked {
-		return verdict{}, false, err
+		return request.Answer{}, false, err
 	}
 	if ok, err := c.released(ctx, es[0]); !ok {
-		return verdict{}, false, err
+		return request.Answer{}, false, err
 	}
 	r, err := c.recorded(ctx, es[0])
 	if errors.Is(err, journal.ErrGap) {
-		return verdict{}, false, nil // decided, not logged yet
+		return request.Answer{}, false, nil // decided, not logged yet
 	}
-	return verdict{record: r, duplicate: true}, err == nil, err
+	return request.Answer{Record: r, Duplicate: true}, err == nil, err
 }
 
 // released reports whether a decision may be told: where log and store are two, this engine must have read it back, as
@@ -250,42 +203,37 @@ func (c *client) recorded(ctx context.Context, e driver.Entry) (*wire.Record, er
 	return found.Record, err
 }
 
-// verdict turns a settlement into what is told; without one the ledger has it.
-func (c *client) verdict(ctx context.Context, m outgoing, at deja.Position, s *step.Settlement) (verdict, error) {
-	if s == nil {
+// answer turns a settlement into what is told; without one the ledger has it.
+func (c *client) answer(ctx context.Context, m outgoing, at deja.Position, s *step.Settlement) (request.Answer, error) {
+	switch {
+	case s == nil:
 		return c.fromLedger(ctx, m, at)
+	case s.Record != nil:
+		return request.Decided(s.Record), nil
 	}
-	if s.Record == nil {
-		r, err := c.recorded(ctx, s.Entry)
-		return verdict{record: r, duplicate: true}, err
-	}
-	v := verdict{record: s.Record}
-	if s.Record.Decided.Status == deja.Conflicted {
-		first := deja.Position{Topic: at.Topic, Partition: s.Record.FirstIn, Offset: s.Record.First}
-		v.conflict = &deja.Conflict{ID: m.env.ID, First: first, Second: at, Paths: s.Record.Paths}
-	}
-	return v, nil
+	r, err := c.recorded(ctx, s.Entry)
+	return request.Answer{Record: r, Duplicate: true}, err
 }
 
 // fromLedger answers for a message that was settled unseen: by a transaction whose commit looked failed.
-func (c *client) fromLedger(ctx context.Context, m outgoing, at deja.Position) (verdict, error) {
+func (c *client) fromLedger(ctx context.Context, m outgoing, at deja.Position) (request.Answer, error) {
 	es, err := c.e.store.Lookup(ctx, []deja.ID{m.key})
 	if err != nil {
-		return verdict{}, err
+		return request.Answer{}, err
 	}
 	if len(es) == 0 {
-		return verdict{}, fmt.Errorf("message %s is below the handled position, but not in the ledger", m.env.ID)
+		return request.Answer{}, fmt.Errorf("message %s is below the handled position, but not in the ledger", m.env.ID)
 	}
 	r, err := c.recorded(ctx, es[0])
 	if err != nil {
-		return verdict{}, err
+		return request.Answer{}, err
 	}
-	v := verdict{record: r, duplicate: es[0].Offset != at.Offset}
+	a := request.Answer{Record: r, Duplicate: es[0].Offset != at.Offset}
 	if es[0].Hash != m.hash {
 		first := deja.Position{Topic: at.Topic, Partition: es[0].Partition, Offset: es[0].Offset}
-		v.conflict = &deja.Conflict{ID: m.env.ID, First: first, Second: at, Paths: c.differ(ctx, first, m.env)}
+		a.Conflict = &deja.Conflict{ID: m.env.ID, First: first, Second: at, Paths: c.differ(ctx, first, m.env)}
 	}
-	return v, nil
+	return a, nil
 }
 
 // differ names what differs from the first message; nil where it cannot be read.
@@ -299,26 +247,4 @@ func (c *client) differ(ctx context.Context, first deja.Position, env *deja.Enve
 		return nil
 	}
 	return step.Differ(old, env)
-}
-
-// outcome returns what [deja.Client.Do] answers.
-func (v verdict) outcome() (deja.Outcome, error) {
-	r := v.record
-	out := deja.Outcome{
-		ID: r.Cause.ID, Duplicate: v.duplicate, Position: r.Cause.Position, Version: r.Version, Events: r.Decided.Events,
-	}
-	if v.conflict != nil {
-		return out, v.conflict
-	}
-	reason := r.Decided.Reason
-	switch r.Decided.Status {
-	case deja.Applied:
-		return out, nil
-	case deja.Rejected:
-		return out, &reason
-	case deja.Parked:
-		return out, fmt.Errorf("%w: %w", deja.ErrParked, &reason)
-	default:
-		return out, &deja.Dead{ID: out.ID, Reason: reason}
-	}
 }
