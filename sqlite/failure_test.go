@@ -297,6 +297,7 @@ func TestProjectionIsKeptIn(t *testing.T) {
 		"ATTACH DATABASE 'x' AS y", "PRAGMA synchronous = OFF", "COMMIT", "ROLLBACK", "BEGIN", "SAVEPOINT s",
 		"CREATE TABLE yours (x)", "DROP TABLE mine", "ALTER TABLE mine ADD y", "CREATE TEMP TABLE t (x)", "VACUUM",
 		"SELECT name FROM sqlite_schema", "INSERT INTO mine VALUES (1); DELETE FROM mine",
+		"INSERT INTO mine VALUES (random())", "INSERT INTO mine VALUES (unixepoch('now'))", "UPDATE mine SET x = CURRENT_TIMESTAMP",
 		"INSERT INTO mine VALUES ($1)", "INSERT INTO mine VALUES (?)", "INSERT INTO mine VALUES (:x)",
 	} {
 		tx, err := db.Store().Begin(t.Context(), l)
@@ -314,7 +315,7 @@ func TestProjectionIsKeptIn(t *testing.T) {
 		}
 		must(t, tx.Rollback(t.Context()))
 	}
-	for _, ddl := range []string{"CREATE TABLE other (x)", "SELECT 1", "CREATE TABLE t AS SELECT * FROM deja_ledger", "DROP TABLE mine", ""} {
+	for _, ddl := range []string{"CREATE TABLE other (x)", "SELECT 1", "CREATE TABLE t AS SELECT * FROM deja_ledger", "DROP TABLE mine", "", "CREATE TABLE t (x DEFAULT current_date)"} {
 		if _, err := db.Store().Acquire(t.Context(), assignment(t, db, deja.TableDef{Name: "t", DDL: ddl})); err == nil {
 			t.Errorf("%q made a table", ddl)
 		}

@@ -147,6 +147,9 @@ func (p *projector) statement(sql string) (prepared, error) {
 		return st, err
 	}
 	var st prepared
+	if err := refuseVolatile(sql); err != nil {
+		return st, err
+	}
 	err := db.guard.as(projecting, func() (err error) {
 		st, err = compile(db.conn, sql)
 		return err

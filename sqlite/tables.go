@@ -39,6 +39,9 @@ func (db *DB) createTable(c *sqlite.Conn, t deja.TableDef) error {
 	if !tableName.MatchString(t.Name) || reserved(t.Name) {
 		return fmt.Errorf("the name must match %s and not begin with deja_ or sqlite_", tableName)
 	}
+	if err := refuseVolatile(t.DDL); err != nil {
+		return err
+	}
 	// One that is there and not registered is left over from a registry that was lost.
 	if err := exec(c, `DROP TABLE IF EXISTS "`+t.Name+`"`); err != nil {
 		return err
