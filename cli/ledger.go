@@ -25,29 +25,7 @@ The first delivery is decided. One with the same content is a duplicate, and sup
 conflict, and refused: what differs from the first is named.`,
 		Example: e.examples("ledger 0190163d", "ledger 0190163d-8694-739b-aea5-966c26f8ad91 --json"),
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			at, err := e.locator("argument", args[0])
-			if err != nil {
-				return err
-			}
-			db, err := e.OpenReader(cmd.Context(), e.DB())
-			if err != nil {
-				return err
-			}
-			defer db.CloseInto(&err)
-			m, err := e.delivery(cmd.Context(), db, at)
-			if err != nil {
-				return err
-			}
-			a, err := e.ledger(cmd.Context(), db, m)
-			if err != nil {
-				return err
-			}
-			if e.json {
-				return e.Answer(a)
-			}
-			return e.printLedger(a)
-		},
+		RunE:    aboutMessage(e, e.ledger, e.printLedger),
 	}
 }
 

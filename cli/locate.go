@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/spf13/cobra"
+
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/step"
@@ -126,4 +128,31 @@ func (e *Env) decision(ctx context.Context, db *Database, at replay.Locator) (jo
 // numbered returns decision n.
 func (e *Env) numbered(ctx context.Context, db *Database, n int64) (journal.Entry, error) {
 	return journal.Find(ctx, db.Log, e.app.Service.Name, partition, n, 0)
+}
+
+// aboutMessage returns what a command does that answers about the message of its one argument.
+func aboutMessage[A any](e *Env, find func(context.Context, *Database, step.Message) (A, error), show func(A) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) (err error) {
+		at, err := e.locator("argument", args[0])
+		if err != nil {
+			return err
+		}
+		db, err := e.OpenReader(cmd.Context(), e.DB())
+		if err != nil {
+			return err
+		}
+		defer db.CloseInto(&err)
+		m, err := e.delivery(cmd.Context(), db, at)
+		if err != nil {
+			return err
+		}
+		a, err := find(cmd.Context(), db, m)
+		if err != nil {
+			return err
+		}
+		if e.json {
+			return e.Answer(a)
+		}
+		return show(a)
+	}
 }

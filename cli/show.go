@@ -24,29 +24,7 @@ Any LOCATOR will do: of a message, by its ID or a prefix; of a position in the i
 message that was decided up to it.`,
 		Example: e.examples("show 0190163d", "show inbox:0:1234", "show "+e.exampleKey("576")+"@17 --json"),
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			at, err := e.locator("argument", args[0])
-			if err != nil {
-				return err
-			}
-			db, err := e.OpenReader(cmd.Context(), e.DB())
-			if err != nil {
-				return err
-			}
-			defer db.CloseInto(&err)
-			m, err := e.delivery(cmd.Context(), db, at)
-			if err != nil {
-				return err
-			}
-			a, err := e.show(cmd.Context(), db, m)
-			if err != nil {
-				return err
-			}
-			if e.json {
-				return e.Answer(a)
-			}
-			return e.printShow(a)
-		},
+		RunE:    aboutMessage(e, e.show, e.printShow),
 	}
 }
 
