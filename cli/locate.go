@@ -8,8 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/spf13/cobra"
-
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/step"
