@@ -143,8 +143,8 @@ func (e *Env) Run(ctx context.Context, db *Database, fn func(context.Context, *e
 	}()
 	err = fn(fnCtx, eng)
 	stopEngine()
-	if halted := <-ran; errors.Is(halted, deja.ErrHalted) || errors.Is(halted, engine.ErrClock) {
-		return halted
+	if stopped := <-ran; !errors.Is(stopped, context.Canceled) {
+		return stopped
 	}
 	return err
 }

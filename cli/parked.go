@@ -132,7 +132,14 @@ func (e *Env) act(ctx context.Context, id, reason string, act func(*engine.Engin
 		return err
 	}
 	defer db.CloseInto(&err)
-	d, err := e.decision(ctx, db, at)
+	entry, ok, err := db.Source.Entry(ctx, at)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return Usagef("%s: want the ID of a parked message, or a prefix of it; `%s` lists them", id, e.hint("parked"))
+	}
+	d, err := e.numbered(ctx, db, entry.N)
 	if err != nil {
 		return err
 	}

@@ -190,19 +190,43 @@ func claim(path string) error {
 		return err
 	case partial && (lock || !file):
 		return nil
-	case partial: // only the last step of sealing it was left
-		if err := os.Remove(path + partialSuffix); err != nil {
-			return err
-		}
+	case partial:
+		return unsealed(path)
 	}
 	if file || lock {
 		return Usagef("--into %s: it is there already; name a new file, or remove it and its %s first", path, lockSuffix)
+	}
+	if err := removeAny(path + hashSuffix); err != nil { // of a past that is gone
+		return err
 	}
 	f, err := os.OpenFile(path+partialSuffix, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	return f.Close()
+}
+
+// unsealed deals with a file beside which only the mark of an unfinished replay lies. With the hash of its states it
+// was finished but for that mark; without, it was hardly begun.
+func unsealed(path string) error {
+	finished, err := exists(path + hashSuffix)
+	if err != nil {
+		return err
+	}
+	if !finished {
+		return os.Remove(path)
+	}
+	if err := os.Remove(path + partialSuffix); err != nil {
+		return err
+	}
+	return Usagef("--into %s: it is there already, and finished; name a new file", path)
+}
+
+func removeAny(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func exists(path string) (bool, error) {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -44,7 +45,12 @@ whose states have another hash, or whose last decision is not the history's.`,
 const hashSuffix = ".hash"
 
 func noteHash(path string, h replay.Hash) error {
-	return os.WriteFile(path+hashSuffix, []byte(h.String()+"\n"), 0o644)
+	f, err := os.Create(path + hashSuffix)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(h.String() + "\n")
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // notedHash reads what noteHash wrote.

@@ -107,6 +107,8 @@ func refusal(ctx context.Context, id deja.ID, err error) Problem {
 
 func problemFor(err error) Problem {
 	switch {
+	case errors.Is(err, deja.ErrInvalid):
+		return badRequest(err)
 	case errors.Is(err, deja.ErrPending):
 		p := problemOf(http.StatusConflict, ProblemPending, "the request is recorded and being processed: ask again with the same key")
 		p.retryAfter = "1"

@@ -30,10 +30,12 @@ var ErrNotFound = errors.New("not in this history")
 type Point struct {
 	Partition int32
 	N         int64    // 0: nothing
-	Covers    int64    // the inbox offset up to which all was decided then; -1 with N 0
+	Covers    int64    // the inbox offset whose handling made decision N; all before it was handled; -1 with N 0
 	Offset    int64    // the decision's journal offset; -1 with N 0
 	Chain     [32]byte // the decision's hash
 	Time      time.Time
+
+	drains bool // decision N is one of several that an operator's act at Covers causes
 }
 
 // A Cut is a moment of a history, partition by partition. It is no causal cut: what happened in one partition because
@@ -56,6 +58,9 @@ func (c Cut) String() string {
 }
 
 func (c Cut) position(p Point) deja.Position {
+	if p.drains { // the inbox position would take all that the act causes
+		return deja.Position{Topic: wire.Journal(c.service), Partition: p.Partition, Offset: p.Offset}
+	}
 	return deja.Position{Topic: wire.Inbox(c.service), Partition: p.Partition, Offset: p.Covers}
 }
 
@@ -91,7 +96,7 @@ func (s *Source) emptyCut() Cut {
 }
 
 func (p *Point) reach(e *journal.Entry) {
-	p.N, p.Covers, p.Offset, p.Chain, p.Time = e.N, e.Covers, e.Offset, e.Chain, e.Time
+	p.N, p.Covers, p.Offset, p.Chain, p.Time, p.drains = e.N, e.Through(), e.Offset, e.Chain, e.Time, !e.Act.IsZero()
 }
 
 // limit decides, decision by decision in order, what a locator takes.
@@ -121,6 +126,9 @@ func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream boo
 			if name := s.machine.Name(); !slices.Contains([]string{"inbox", "journal", wire.Inbox(name), wire.Journal(name)}, p.Topic) {
 				return nil, fmt.Errorf("%w: %s has no topic %s; want %s or %s", ErrNotFound, name, p.Topic, wire.Inbox(name), wire.Journal(name))
 			}
+			if _, twice := l.positions[p.Partition]; twice {
+				return nil, fmt.Errorf("%w: %s names partition %d twice", ErrNotFound, at, p.Partition)
+			}
 			if p.Partition >= s.partitions {
 				return nil, fmt.Errorf("%w: partition %d; there are %d", ErrNotFound, p.Partition, s.partitions)
 			}
@@ -138,6 +146,15 @@ func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream boo
 		}
 	}
 	return l, nil
+}
+
+// upTo takes what a cut takes.
+func upTo(c Cut) *limit {
+	l := &limit{at: Locator{kind: atMessage}, numbers: map[int32]int64{}}
+	for _, p := range c.Points {
+		l.numbers[p.Partition] = p.N
+	}
+	return l
 }
 
 // message finds the one message that an ID or a prefix names.
@@ -172,7 +189,7 @@ func (l *limit) admit(e *journal.Entry) (take, more bool) {
 		if !ok {
 			return true, true
 		}
-		take = e.Covers <= p.Offset
+		take = e.Through() <= p.Offset
 		if strings.HasSuffix(p.Topic, "journal") {
 			take = e.Offset <= p.Offset
 		}
@@ -192,6 +209,9 @@ func (l *limit) admit(e *journal.Entry) (take, more bool) {
 }
 
 func (l *limit) admitVersion(e *journal.Entry) (take, more bool) {
+	if l.reached && e.Cause.Stream != l.at.stream { // another partition's: the version bounds its own only
+		return true, true
+	}
 	if e.Cause.Stream == l.at.stream {
 		l.last = max(l.last, e.Version)
 		l.reached = l.last >= l.at.version

@@ -57,10 +57,16 @@ func (s *Source) Fold(ctx context.Context, opt Options) (*Past, error) {
 	}
 	past := &Past{Cut: s.emptyCut(), machine: s.machine, states: map[deja.Stream]*foldedState{}}
 	from := make([]driver.Logged, s.partitions)
+	var notes []string
 	if opt.From != nil {
-		if from, err = opt.From.begin(ctx, s, past); err != nil {
+		cut, err := s.Cut(ctx, opt.To, opt.By) // what the snapshot passed over decides, too, where the moment is
+		if err != nil {
 			return nil, err
 		}
+		if from, err = opt.From.begin(ctx, s, past, cut); err != nil {
+			return nil, err
+		}
+		lim, notes = upTo(cut), cut.Notes
 	}
 	total, err := s.size(ctx)
 	if err != nil {
@@ -94,7 +100,7 @@ func (s *Source) Fold(ctx context.Context, opt Options) (*Past, error) {
 		}
 	}
 	report()
-	past.Cut.Notes = lim.notes()
+	past.Cut.Notes = append(notes, lim.notes()...)
 	return past, lim.missing()
 }
 
@@ -122,7 +128,7 @@ func (p *Past) fold(e *journal.Entry) error {
 		if f.state.Version != ev.Version {
 			return fmt.Errorf("decision %d: %s is at version %d, its event says %d: %w", e.N, ev.Stream, f.state.Version, ev.Version, journal.ErrForked)
 		}
-		f.position = deja.Position{Topic: e.Cause.Position.Topic, Partition: e.Cause.Position.Partition, Offset: e.Covers}
+		f.position = deja.Position{Topic: e.Cause.Position.Topic, Partition: e.Cause.Position.Partition, Offset: e.Through()}
 	}
 	return nil
 }

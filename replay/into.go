@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -129,6 +130,9 @@ func (s *Source) copyTopic(ctx context.Context, target driver.Log, dst driver.Im
 	}
 	if err := s.sameRecord(ctx, target, at, end-1); err != nil {
 		return err
+	}
+	if _, have, err := s.log.Bounds(ctx, at.Topic, at.Partition); err != nil || have <= last.Offset {
+		return cmp.Or(err, fmt.Errorf("%w: it ends at offset %d, the past needs %d", driver.ErrBeyondEnd, have-1, last.Offset))
 	}
 	for at.Offset = end; at.Offset <= last.Offset; {
 		recs, err := s.log.Fetch(ctx, at, int(min(scanChunk, last.Offset+1-at.Offset)))

@@ -33,7 +33,7 @@ func (sn *Snapshot) Check(ctx context.Context, m *deja.Machine) error {
 }
 
 // begin verifies the snapshot and loads its states; it returns where each partition goes on.
-func (sn *Snapshot) begin(ctx context.Context, s *Source, past *Past) ([]driver.Logged, error) {
+func (sn *Snapshot) begin(ctx context.Context, s *Source, past *Past, to Cut) ([]driver.Logged, error) {
 	if err := sn.Check(ctx, s.machine); err != nil {
 		return nil, err
 	}
@@ -46,6 +46,10 @@ func (sn *Snapshot) begin(ctx context.Context, s *Source, past *Past) ([]driver.
 		if at.N == 0 {
 			continue
 		}
+		if at.N > to.Points[p].N {
+			return nil, fmt.Errorf("%w: it was made after the moment that is asked for; begin at an earlier one, or at none", ErrSnapshot)
+		}
+		past.Messages += at.N
 		if at.Fold != s.machine.FoldVersion() {
 			return nil, fmt.Errorf("%w: it was folded by another fold version; make it anew with this build", ErrSnapshot)
 		}

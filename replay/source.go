@@ -50,12 +50,13 @@ const scanChunk = 2000
 // scan calls fn with the decisions of a partition from a point on, in order, until it returns false. Reading,
 // decoding and checking the chain run ahead of fn.
 func (s *Source) scan(ctx context.Context, partition int32, from driver.Logged, fn func(*journal.Entry) (bool, error)) error {
-	_, end, err := s.log.Bounds(ctx, wire.Journal(s.machine.Name()), partition)
+	// The chain vouches for every record but the last; for that one the store does. It is asked first, as a service may
+	// be writing both.
+	known, err := s.store.Progress(ctx, partition)
 	if err != nil {
 		return err
 	}
-	// The chain vouches for every record but the last; for that one the store does.
-	known, err := s.store.Progress(ctx, partition)
+	_, end, err := s.log.Bounds(ctx, wire.Journal(s.machine.Name()), partition)
 	if err != nil {
 		return err
 	}
@@ -84,9 +85,11 @@ func (s *Source) scan(ctx context.Context, partition int32, from driver.Logged, 
 			}
 		}
 	}()
+	last := from.N
 	for c := range ahead {
 		for i := range c.entries {
 			e := &c.entries[i]
+			last = e.N
 			more, err := fn(e)
 			if err == nil && e.N == known.N && e.Chain != known.Chain {
 				err = fmt.Errorf("%w: decision %d in the journal is not the one that the store was given", journal.ErrForked, e.N)
@@ -98,6 +101,9 @@ func (s *Source) scan(ctx context.Context, partition int32, from driver.Logged, 
 		if c.err != nil {
 			return c.err
 		}
+	}
+	if j, ok := s.store.(driver.Joint); ok && j.Joint(s.log) && last < known.N && ctx.Err() == nil {
+		return fmt.Errorf("%w: the journal ends at decision %d, the store was given %d", journal.ErrGap, last, known.N)
 	}
 	return ctx.Err()
 }

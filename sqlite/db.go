@@ -36,13 +36,14 @@ type DB struct {
 	inTx       atomic.Bool         // the gate's holder is a core transaction, which may take a while
 
 	closing chan struct{} // closed by Close
+	halting chan struct{} // closed when the database halts
 	once    sync.Once
 	closed  error // what Close returned
 	halted  atomic.Pointer[error]
 }
 
 func newDB(path string) *DB {
-	return &DB{path: path, gate: make(chan struct{}, 1), closing: make(chan struct{}), statements: map[string]prepared{}}
+	return &DB{path: path, gate: make(chan struct{}, 1), closing: make(chan struct{}), halting: make(chan struct{}), statements: map[string]prepared{}}
 }
 
 // Path returns the database's path, made absolute.
@@ -85,8 +86,14 @@ func (db *DB) Close() error {
 			return
 		}
 		db.gate <- struct{}{} // never given back
+		if db.halted.Load() != nil {
+			// The last connection to go would write the log back, which after a failed sync proves nothing: it must be one
+			// that cannot write.
+			db.closed = errors.Join(db.conn.Close(), db.pool.Close(), db.lock.release(false))
+			return
+		}
 		err := db.pool.Close()
-		if db.halted.Load() == nil {
+		if err == nil {
 			err = errors.Join(err, exec(db.conn, "PRAGMA wal_checkpoint(TRUNCATE)"))
 			// Without a write-ahead log, whoever reads the file at rest needs no file beside it. While others read, it
 			// stays; that does no harm.
@@ -189,7 +196,9 @@ func (db *DB) noted(err error) error {
 
 func (db *DB) halt(err error) error {
 	halted := fmt.Errorf("%s: %w: open the file anew, after a look at the disk (%w)", db.path, ErrHaltedIO, err)
-	db.halted.CompareAndSwap(nil, &halted)
+	if db.halted.CompareAndSwap(nil, &halted) {
+		close(db.halting)
+	}
 	return halted
 }
 

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"fmt"
+	"testing"
 
 	"zombiezen.com/go/sqlite"
 
@@ -45,3 +46,13 @@ func (db *DB) RollBack() { db.rollback() }
 
 // StoreTables are the store's tables that a backup of it holds.
 var StoreTables = []string{"deja_lease", "deja_ledger", "deja_states", "deja_parked", "deja_repeats"}
+
+// Pragma returns a setting of the connection that writes.
+func (db *DB) Pragma(tb testing.TB, name string) string {
+	tb.Helper()
+	text, err := queryText(db.conn, "PRAGMA "+name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return text
+}

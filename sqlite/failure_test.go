@@ -315,7 +315,7 @@ func TestProjectionIsKeptIn(t *testing.T) {
 		}
 		must(t, tx.Rollback(t.Context()))
 	}
-	for _, ddl := range []string{"CREATE TABLE other (x)", "SELECT 1", "CREATE TABLE t AS SELECT * FROM deja_ledger", "DROP TABLE mine", "", "CREATE TABLE t (x DEFAULT current_date)"} {
+	for _, ddl := range []string{"CREATE TABLE other (x)", "SELECT 1", "CREATE TABLE t AS SELECT * FROM deja_ledger", "DROP TABLE mine", "", "CREATE TABLE t (x DEFAULT current_date)", "CREATE TABLE t (x); CREATE TABLE u (x)"} {
 		if _, err := db.Store().Acquire(t.Context(), assignment(t, db, deja.TableDef{Name: "t", DDL: ddl})); err == nil {
 			t.Errorf("%q made a table", ddl)
 		}

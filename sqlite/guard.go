@@ -12,6 +12,7 @@ import (
 // it is told that the statement is a projection's.
 type guard struct {
 	mode   guardMode
+	table  string          // the one that may be created
 	tables map[string]bool // the projections', in lower case
 	denied string          // what the last statement was denied
 }
@@ -56,13 +57,17 @@ func (g *guard) refuse(a sqlite.Action) string {
 		return ""
 	case sqlite.OpRead, sqlite.OpInsert, sqlite.OpUpdate, sqlite.OpDelete:
 		return g.refuseTable(a)
-	case sqlite.OpCreateTable, sqlite.OpCreateIndex, sqlite.OpReindex:
-		if g.mode == creating && !reserved(a.Table()) {
+	case sqlite.OpCreateTable, sqlite.OpCreateIndex:
+		if g.mode == creating && strings.EqualFold(a.Table(), g.table) {
+			return ""
+		}
+	case sqlite.OpReindex: // part of making an index
+		if g.mode == creating {
 			return ""
 		}
 	}
 	if g.mode == creating {
-		return fmt.Sprintf("%s in a table's definition, which may create the table and its indexes", a.Type())
+		return fmt.Sprintf("%s in a table's definition, which may create that table and its indexes", a.Type())
 	}
 	return fmt.Sprintf("%s in a projection, which may read and write rows of its tables", a.Type())
 }

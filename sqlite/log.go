@@ -72,6 +72,8 @@ func (l *log) wait(ctx context.Context, wake <-chan struct{}) error {
 		return ctx.Err()
 	case <-l.db.closing:
 		return ErrClosed
+	case <-l.db.halting:
+		return l.db.usable()
 	}
 	return nil
 }

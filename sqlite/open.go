@@ -51,6 +51,10 @@ func Adopt(ctx context.Context, path string) error {
 // from is now. It is for going on with a past, in which nothing is decided; a copy that is to live on as a service's
 // must be adopted. The error wraps [fs.ErrExist] where to exists.
 func Clone(ctx context.Context, from, to string) error {
+	to, err := resolve(ctx, to)
+	if err != nil {
+		return err
+	}
 	if _, err := os.Lstat(to); err == nil {
 		return fmt.Errorf("clone %s: %s: %w", from, to, fs.ErrExist)
 	}
@@ -58,14 +62,30 @@ func Clone(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(src.vacuumInto(ctx, to), src.Close()); err != nil {
-		return fmt.Errorf("clone %s into %s: %w", from, to, err)
+	part := to + ".part" // what is at to is whole, or not there
+	err = os.Remove(part)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = src.vacuumInto(ctx, part)
+	}
+	if err = errors.Join(err, src.Close()); err == nil {
+		err = os.Rename(part, to)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("clone %s into %s: %w", from, to, err), removeAny(part))
 	}
 	db, err := openWriting(ctx, to, freshID)
 	if err != nil {
 		return err
 	}
 	return db.Close()
+}
+
+// removeAny removes a file that may not be there.
+func removeAny(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (db *DB) vacuumInto(ctx context.Context, to string) error {
@@ -111,7 +131,19 @@ func resolve(ctx context.Context, path string) (string, error) {
 	if path == "" {
 		return "", errors.New("open database: the path is empty")
 	}
-	return filepath.Abs(path)
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	// One file has one lock file, whatever links lead to it.
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real, nil
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return path, nil // opening it says what is wrong
+	}
+	return filepath.Join(dir, filepath.Base(path)), nil
 }
 
 // openConn opens the connection that writes. Nothing is written yet.
@@ -283,6 +315,11 @@ func (db *DB) inspect(ctx context.Context) error {
 		return err
 	}
 	defer db.pool.Put(c)
+	// In a snapshot, beside which a writer does not move what is measured.
+	return inSnapshot(c, db.inspectSnapshot)
+}
+
+func (db *DB) inspectSnapshot(c *sqlite.Conn) error {
 	version, err := format(c)
 	switch {
 	case err != nil:

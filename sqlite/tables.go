@@ -46,6 +46,7 @@ func (db *DB) createTable(c *sqlite.Conn, t deja.TableDef) error {
 	if err := exec(c, `DROP TABLE IF EXISTS "`+t.Name+`"`); err != nil {
 		return err
 	}
+	db.guard.table = t.Name
 	for rest := strings.TrimSpace(t.DDL); rest != ""; rest = strings.TrimSpace(rest) {
 		var used int
 		err := db.guard.as(creating, func() (err error) {

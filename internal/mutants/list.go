@@ -100,6 +100,13 @@ var list = []Mutant{
 		},
 	},
 	{
+		Name:    "acknowledged-before-synced",
+		Rule:    "What is acknowledged was synced to the disk.",
+		Package: "./sqlite",
+		Run:     "^TestSettingsAreDurable$",
+		Edits:   []Edit{{"sqlite/open.go", `"PRAGMA synchronous = FULL"`, `"PRAGMA synchronous = NORMAL"`}},
+	},
+	{
 		Name:    "id-by-index-only",
 		Rule:    "A derived ID names the emitter's stream and the type: an index alone collides and shifts.",
 		Package: ".",

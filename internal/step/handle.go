@@ -232,7 +232,7 @@ func (b *batch) decide(m Message, h *held, covers int64) error {
 		reason := deja.Rejection{Code: deja.CodeTooLarge, Detail: fmt.Sprintf("the decision's record has %d bytes, the journal takes %d", len(raw), b.w.journal.MaxRecord)}
 		raw, err = b.withdraw(r, h, deja.Decided{Status: deja.Rejected, Reason: reason})
 	case len(r.Decided.Events) > 0:
-		next.row.Position = covers
+		next.row.Position = r.Through()
 		*h = next
 		b.events = append(b.events, r.Decided.Events...)
 	}

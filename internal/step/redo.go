@@ -71,7 +71,7 @@ func (b *batch) redo(e journal.Entry) error {
 			return fmt.Errorf("decision %d: %s is at version %d, its event says %d: %w", e.N, ev.Stream, h.state.Version, ev.Version, journal.ErrForked)
 		}
 		b.events = append(b.events, *ev)
-		h.row.Position = e.Covers
+		h.row.Position = e.Through()
 	}
 	again, waits := !e.Act.IsZero(), e.Decided.Status == deja.Parked
 	b.to.Chain, b.to.N, b.to.Time, b.to.Fold = e.Chain, e.N, e.Time, w.cfg.Machine.FoldVersion()

@@ -11,6 +11,15 @@ import (
 	"github.com/dejalog/deja/driver"
 )
 
+// Through returns the inbox offset whose handling made the decision: the message's own or, of a parked message decided
+// again, that of the act, which is only covered with the last decision that it causes.
+func (r *Record) Through() int64 {
+	if r.Act.IsZero() {
+		return r.Covers
+	}
+	return r.Covers + 1
+}
+
 // A Kind says what a journal record is. An unknown one is refused: a newer build's record may change what follows.
 type Kind uint8
 

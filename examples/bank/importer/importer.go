@@ -183,7 +183,7 @@ func (r *run) finish(ctx context.Context, s *session, began time.Time) (Report, 
 	if err != nil {
 		return report, err
 	}
-	report.Messages, report.Seconds, report.PerSecond = r.sent, took, float64(r.sent)/took
+	report.Messages, report.Seconds, report.PerSecond = r.sent, took, float64(r.sent)/max(took, 1e-9)
 	err = report.check()
 	return report, err
 }
