@@ -100,7 +100,7 @@ func (s *Source) Fold(ctx context.Context, opt Options) (*Past, error) {
 		}
 	}
 	report()
-	past.Cut.Notes = append(notes, lim.notes()...)
+	past.Cut.Notes = slices.Concat(notes, lim.notes())
 	return past, lim.missing()
 }
 

@@ -136,14 +136,13 @@ func resolve(ctx context.Context, path string) (string, error) {
 		return "", err
 	}
 	// One file has one lock file, whatever links lead to it.
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		return real, nil
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target, nil
 	}
-	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if err != nil {
-		return path, nil // opening it says what is wrong
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		path = filepath.Join(dir, filepath.Base(path))
 	}
-	return filepath.Join(dir, filepath.Base(path)), nil
+	return path, nil
 }
 
 // openConn opens the connection that writes. Nothing is written yet.
