@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,9 @@ it is adopted: it gets an identity of its own, and its next decisions begin a ne
 		Example: e.examples("adopt --db copy.db"),
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if partial, err := exists(e.DB() + partialSuffix); err != nil || partial {
+				return cmp.Or(err, Usagef("%s is a replay that is not finished: run the same replay again first", e.DB()))
+			}
 			if err := sqlite.Adopt(cmd.Context(), e.DB()); err != nil {
 				return err
 			}

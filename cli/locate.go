@@ -18,13 +18,15 @@ import (
 type moment struct {
 	flag, text, by string
 
+	given func() bool // the flag is on the command line
+
 	at    replay.Locator
 	clock replay.Clock
 }
 
 // addFlags adds --by, and a flag for the locator.
 func (m *moment) addFlags(cmd *cobra.Command, flag, usage string) {
-	m.flag = flag
+	m.flag, m.given = flag, func() bool { return cmd.Flags().Changed(flag) }
 	cmd.Flags().StringVar(&m.text, flag, "", usage)
 	cmd.Flags().StringVar(&m.by, "by", "decided", "what a time means: business or decided")
 	complete(cmd, "by", "business", "decided")
@@ -40,6 +42,9 @@ func complete(cmd *cobra.Command, flag string, values ...string) {
 
 // parse reads the flags.
 func (m *moment) parse(e *Env) (err error) {
+	if m.text == "" && m.given() {
+		return Usagef("--%s is empty: want a locator; HEAD is the present", m.flag)
+	}
 	if m.at, err = e.locator("--"+m.flag, m.text); err != nil {
 		return err
 	}

@@ -115,10 +115,18 @@ func (e *Env) matching(q *logQuery) (func(*journal.Entry) bool, error) {
 	}, q.to.parse(e)
 }
 
+// begin makes of a day the one before it, at whose end what is asked for begins; other locators stay.
+func begin(text string) string {
+	if day, err := time.Parse(time.DateOnly, text); err == nil {
+		return day.AddDate(0, 0, -1).Format(time.DateOnly)
+	}
+	return text
+}
+
 // span returns the numbers of the first and the last decision.
 func (e *Env) span(ctx context.Context, db *Database, q *logQuery) (first, last int64, err error) {
 	first, last = 1, everything
-	from, err := e.locator("--from", q.from)
+	from, err := e.locator("--from", begin(q.from))
 	if err != nil {
 		return 0, 0, err
 	}

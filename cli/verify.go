@@ -114,6 +114,13 @@ func (e *Env) verify(ctx context.Context, procs []int) (err error) {
 	defer db.CloseInto(&err)
 	began := time.Now()
 	a := verifyAnswer{Equal: true, Build: engine.Build()}
+	beyond, err := db.Source.Beyond(ctx)
+	if err != nil {
+		return err
+	}
+	if beyond > 0 {
+		return Nof("the store is %s behind its journal, as it is when a rebuild was cut short; `%s` makes it whole", plural(beyond, "decision"), e.hint("rebuild"))
+	}
 	hash, n, err := e.hashAt(ctx, db)
 	if err != nil {
 		return err

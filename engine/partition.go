@@ -89,7 +89,7 @@ func (p *partition) stop(ctx context.Context, err error) bool {
 		p.setHalted(err)
 		return true
 	}
-	p.logger.WarnContext(ctx, "partition works again after a fault", "error", err)
+	p.logger.WarnContext(ctx, "a fault stopped the partition; trying again", "error", err)
 	return false
 }
 
@@ -119,12 +119,23 @@ func (p *partition) work(ctx context.Context, w *step.Worker) error {
 				return f.err
 			}
 			done, err := w.Handle(ctx, f.ms)
+			p.warnOfParked(ctx, done)
 			if err != nil {
 				return err
 			}
 			if err := p.settle(ctx, w, done); err != nil {
 				return err
 			}
+		}
+	}
+}
+
+// warnOfParked tells an operator of messages whose handler failed; those behind them say nothing new.
+func (p *partition) warnOfParked(ctx context.Context, done []step.Settlement) {
+	for i := range done {
+		if r := done[i].Record; r != nil && r.Decided.Status == deja.Parked && r.Decided.Reason.Code == deja.CodeFailed {
+			p.logger.WarnContext(ctx, "message parked: its key waits for an operator", "message", r.Cause.ID, "key", r.Cause.Stream.String(),
+				"type", r.Cause.Type, "reason", r.Decided.Reason.Detail)
 		}
 	}
 }

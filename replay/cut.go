@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,6 +132,13 @@ func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream boo
 			}
 			if p.Partition >= s.partitions {
 				return nil, fmt.Errorf("%w: partition %d; there are %d", ErrNotFound, p.Partition, s.partitions)
+			}
+			topic := wire.Inbox(s.machine.Name())
+			if strings.HasSuffix(p.Topic, "journal") {
+				topic = wire.Journal(s.machine.Name())
+			}
+			if _, end, err := s.log.Bounds(ctx, topic, p.Partition); err != nil || p.Offset >= end {
+				return nil, cmp.Or(err, fmt.Errorf("%w: %s ends at offset %d", ErrNotFound, topic, end-1))
 			}
 			l.positions[p.Partition] = p
 		}

@@ -7,10 +7,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"slices"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/canon"
+	"github.com/dejalog/deja/internal/step"
 )
 
 // A Hash is a state hash, written in hexadecimal.
@@ -68,6 +70,23 @@ func HashStore(ctx context.Context, m *deja.Machine, store driver.Reader) (Hash,
 		return err
 	})
 	return h.sum(), err
+}
+
+// hashRows returns the hash of all states among rows, which it sorts.
+func hashRows(m *deja.Machine, rows []driver.State) (Hash, error) {
+	slices.SortFunc(rows, func(a, b driver.State) int { return step.CompareStreams(a.Stream, b.Stream) })
+	h := newHasher()
+	for _, row := range rows {
+		if row.Version == 0 {
+			continue
+		}
+		sum, err := HashState(m, row.Stream, row.Version, row.Data)
+		if err != nil {
+			return Hash{}, err
+		}
+		h.add(sum)
+	}
+	return h.sum(), nil
 }
 
 // EachState calls fn with every row of a store, in order of streams.

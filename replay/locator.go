@@ -69,6 +69,8 @@ func ParseLocator(text string) (Locator, error) {
 		parse = l.parseVersion
 	case strings.Contains(text, ":"):
 		parse = l.parsePositions
+	case strings.Contains(text, "/"):
+		parse = l.lacksVersion
 	}
 	if at, err := parse(); err != nil {
 		return Locator{}, fmt.Errorf("locator:\n  %s\n  %s^ %w", text, strings.Repeat(" ", at), err)
@@ -113,6 +115,10 @@ func (l *Locator) parseVersion() (int, error) {
 	return 0, nil
 }
 
+func (l *Locator) lacksVersion() (int, error) {
+	return len(l.text), fmt.Errorf("a key is no moment; add a version, such as %s@17", l.text)
+}
+
 func (l *Locator) parsePositions() (int, error) {
 	l.kind = atPosition
 	at := 0
@@ -151,6 +157,9 @@ func (l *Locator) parseMessage() (int, error) {
 		}
 	}
 	d := digits.String()
+	if len(d) == 4 && (d[:2] == "19" || d[:2] == "20") && strings.Trim(d, "0123456789") == "" {
+		return len(d), fmt.Errorf("a year, or the beginning of an ID? write a day, such as %s-12-31, or more digits", d)
+	}
 	if len(d) < 4 || len(d) > 32 {
 		return 0, fmt.Errorf("an ID has 32 hexadecimal digits, a prefix at least 4; this has %d", len(d))
 	}

@@ -23,7 +23,7 @@ func TestLocators(t *testing.T) {
 		"1993-06-30T12:00:00Z":                 func(l Locator) bool { return l.time.Equal(day.Add(-12*time.Hour + time.Microsecond)) },
 		"1993-06-30 12:00":                     func(l Locator) bool { return l.IsTime() && l.time.Hour() == 12 },
 		"9320b8e2":                             func(l Locator) bool { return l.lo[0] == 0x93 && l.lo[4] == 0 && l.hi[4] == 0xff },
-		"9320":                                 func(l Locator) bool { return l.kind == atMessage },
+		"932b":                                 func(l Locator) bool { return l.kind == atMessage },
 		"19930630":                             func(l Locator) bool { return l.kind == atMessage }, // digits without hyphens are no day
 		"9320b8e2-ec5f-8fb2-aaf7-3e765fd3e355": func(l Locator) bool { return l.lo == l.hi },
 	} {
@@ -38,7 +38,7 @@ func TestLocators(t *testing.T) {
 func TestLocatorErrorsPointAtTheFault(t *testing.T) {
 	for text, column := range map[string]int{
 		"account/576@x": 12, "account/576@0": 12, "Account/576@1": 0, "inbox:x:1": 6, "inbox:0:y": 8, "inbox:0": 0, "outbox:0:1": 0,
-		"inbox:0:1,inbox:0:z": 18, "932": 0, "93zz": 2, "1993-13-45": 0, "1993-06-30Tnoon": 10, "hello": 0,
+		"inbox:0:1,inbox:0:z": 18, "932": 0, "93zz": 2, "1993-13-45": 0, "1993-06-30Tnoon": 10, "hello": 0, "1993": 4, "account/576": 11,
 	} {
 		_, err := ParseLocator(text)
 		if err == nil {

@@ -126,11 +126,11 @@ func (s *Source) size(ctx context.Context) (int64, error) {
 func (s *Source) Beyond(ctx context.Context) (int64, error) {
 	var beyond int64
 	for p := range s.partitions {
-		at, err := s.store.Progress(ctx, p)
+		last, err := s.last(ctx, p) // first, as a service may be writing both
 		if err != nil {
 			return 0, err
 		}
-		last, err := s.last(ctx, p)
+		at, err := s.store.Progress(ctx, p)
 		if err != nil {
 			return 0, err
 		}

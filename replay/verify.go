@@ -28,6 +28,7 @@ type Verdict struct {
 // with the live states and the ledger's index.
 func (s *Source) Verify(ctx context.Context, build string, progress func(done, total int64)) (Verdict, error) {
 	var v Verdict
+	var rows []driver.State
 	total, err := s.size(ctx)
 	if err != nil {
 		return v, err
@@ -62,11 +63,8 @@ func (s *Source) Verify(ctx context.Context, build string, progress func(done, t
 		if err != nil {
 			return v, err
 		}
+		rows = append(rows, check.States()...)
 	}
-	past, err := s.Fold(ctx, Options{})
-	if err != nil {
-		return v, err
-	}
-	v.Hash, err = past.Hash()
+	v.Hash, err = hashRows(s.machine, rows)
 	return v, err
 }

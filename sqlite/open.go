@@ -102,6 +102,9 @@ func openWriting(ctx context.Context, path string, id identity) (_ *DB, err erro
 	if err != nil {
 		return nil, err
 	}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("open %s for writing: %w: it is no regular file", path, ErrNotDeja)
+	}
 	lock, err := takeLock(path)
 	if err != nil {
 		return nil, err
@@ -280,6 +283,8 @@ func OpenReadOnly(ctx context.Context, path string) (*DB, error) {
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("open %s for reading: there is no database: %w", path, err)
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("open %s for reading: %w: it is no regular file", path, ErrNotDeja)
 	case info.Size() == 0:
 		return nil, fmt.Errorf("open %s for reading: %w: the file is empty", path, ErrNotDeja)
 	}

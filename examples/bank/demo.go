@@ -73,7 +73,7 @@ func (d *demonstration) takeIn(ctx context.Context, e *cli.Env) error {
 	}
 	defer data.Close()
 	cfg := importer.Config{Redeliver: demoRedeliver, Conflicts: demoConflicts, Seed: 1}
-	d.Import, _, err = importAll(ctx, e, d.DB, &source{ReadCloser: data}, cfg)
+	d.Import, err = importAll(ctx, e, d.DB, &source{ReadCloser: data}, cfg)
 	return err
 }
 

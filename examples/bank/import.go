@@ -104,15 +104,16 @@ type importAnswer struct {
 	Conflicts  int64       `json:"conflicts"`
 	Rejected   int64       `json:"rejected"`
 	Dead       int64       `json:"dead"`
+	Parked     int64       `json:"parked,omitempty"` // failed, or behind one that did; there should be none
 	Seconds    float64     `json:"seconds"`
 	PerSecond  float64     `json:"per_second"`
 	StateHash  replay.Hash `json:"state_hash"`
 }
 
 func runImport(ctx context.Context, e *cli.Env, s *source, redeliver float64) error {
-	a, parked, err := importAll(ctx, e, e.DB(), s, importer.Config{Redeliver: redeliver})
+	a, err := importAll(ctx, e, e.DB(), s, importer.Config{Redeliver: redeliver})
 	if ctx.Err() != nil {
-		e.Notef("the same import, run again, goes on where this one ended")
+		e.Notef("nothing is lost: the same import, run again, applies what is missing, and only that")
 	}
 	if err != nil && s.err == nil {
 		return err
@@ -120,37 +121,37 @@ func runImport(ctx context.Context, e *cli.Env, s *source, redeliver float64) er
 	if err := printImport(e, a); err != nil {
 		return err
 	}
-	if parked > 0 {
-		e.Notef("%d messages are parked, and wait for an operator: see `parked`", parked)
-	}
 	switch {
 	case err != nil:
 		return cli.Usagef("%w; what came before it is imported", err)
 	case a.Conflicts > 0:
 		return cli.Nof("%d messages were refused: their IDs belong to other messages; see `log --status conflict`", a.Conflicts)
 	}
+	if a.Parked > 0 {
+		return cli.Nof("%d messages are parked, and wait for an operator; see `parked`", a.Parked)
+	}
 	return nil
 }
 
 // importAll imports a source into the file at path, and tells what became of it. It is complete if the error is the source's own.
-func importAll(ctx context.Context, e *cli.Env, path string, s *source, cfg importer.Config) (a importAnswer, parked int64, err error) {
+func importAll(ctx context.Context, e *cli.Env, path string, s *source, cfg importer.Config) (a importAnswer, err error) {
 	tell, end := e.Progress("importing")
 	cfg.Open, cfg.Transactions = importer.File(path), s.rows()
 	cfg.Progress = func(handled, sent int64) { tell(handled, max(s.total(sent), sent)) }
 	r, err := importer.Run(ctx, cfg)
 	end()
 	if err != nil && s.err == nil {
-		return a, 0, err
+		return a, err
 	}
 	db, openErr := e.OpenReader(ctx, path)
 	if openErr != nil {
-		return a, 0, openErr
+		return a, openErr
 	}
 	defer db.CloseInto(&err)
-	a = importAnswer{r.Messages, r.Applied, r.Duplicates, r.Conflicts, r.Rejected, r.Dead, r.Seconds, r.PerSecond, replay.Hash{}}
+	a = importAnswer{r.Messages, r.Applied, r.Duplicates, r.Conflicts, r.Rejected, r.Dead, r.Parked, r.Seconds, r.PerSecond, replay.Hash{}}
 	hash, hashErr := e.StateHash(ctx, db)
 	a.StateHash = hash
-	return a, r.Parked, errors.Join(err, hashErr)
+	return a, errors.Join(err, hashErr)
 }
 
 func printImport(e *cli.Env, a importAnswer) error {

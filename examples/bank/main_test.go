@@ -158,7 +158,7 @@ func TestServe(t *testing.T) {
 		{"/accounts/7/withdrawals", `"a"`, `{"amount":30}`, 200, `"version":2`},
 		{"/accounts/7/withdrawals", `"b"`, `{"amount":1000}`, 409, "account.overdraft"},
 		{"/accounts/7/withdrawals", `"c"`, `{"amount":`, 400, "want"},
-		{"/accounts/7/withdrawals", `"c"`, `{"amount":1} {}`, 400, "more than one"},
+		{"/accounts/7/withdrawals", `"c"`, `{"amount":1} {}`, 400, "one value only"},
 		{"/accounts/7/withdrawals", `"c"`, `{"sum":1}`, 400, "unknown field"},
 	} {
 		got := post(t, url+step.path, step.key, step.body, step.status)

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -93,13 +96,15 @@ func routes(bank deja.Client, db *cli.Database) http.Handler {
 // request makes a command of a request's body.
 func request[C deja.Command](r *http.Request) (deja.Request, error) {
 	var c C
-	dec := json.NewDecoder(r.Body)
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
-		return deja.Request{}, fmt.Errorf(`the body: want {"amount": <hellers>}: %w`, err)
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return deja.Request{}, err
 	}
-	if dec.More() {
-		return deja.Request{}, errors.New("the body: there is more than one JSON value")
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	// CheckPayload is stricter than encoding/json: a member twice, or text behind the value, is no amount of money.
+	if err := cmp.Or(deja.CheckPayload("application/json", body), dec.Decode(&c)); err != nil {
+		return deja.Request{}, fmt.Errorf(`the body: want {"amount": <hellers>}: %w`, err)
 	}
 	return deja.Request{Key: r.PathValue("id"), Command: c, Actor: "http"}, nil
 }

@@ -148,6 +148,7 @@ var list = []Mutant{
 		Package: "./engine",
 		Run:     "^TestAnUnknownCommitIsSettledBeforeItIsTold$",
 		Edits: []Edit{{"engine/partition.go", `			done, err := w.Handle(ctx, f.ms)
+			p.warnOfParked(ctx, done)
 			if err != nil {
 				return err
 			}`, `			done, err := w.Handle(ctx, f.ms)

@@ -22,10 +22,23 @@ func (v *Verifier) Store(ctx context.Context, store driver.Reader) error {
 	if err != nil || at.N != v.at.N {
 		return err
 	}
-	if err := v.ledger(ctx, store); err != nil || at.Fold != v.w.cfg.Machine.FoldVersion() {
-		return err // states of another fold version are folded anew before they are used
+	err = v.ledger(ctx, store)
+	if err == nil && at.Fold == v.w.cfg.Machine.FoldVersion() { // another's states are folded anew before they are used
+		err = v.rows(ctx, store)
 	}
-	return v.rows(ctx, store)
+	if now, perr := store.Progress(ctx, v.w.cfg.Partition); perr != nil || now.N != at.N {
+		return perr // it moved on while it was read: what was found says nothing
+	}
+	return err
+}
+
+// States returns the rows that the decisions checked so far give, in no order.
+func (v *Verifier) States() []driver.State {
+	rows := make([]driver.State, 0, len(v.w.states))
+	for _, h := range v.w.states {
+		rows = append(rows, h.row)
+	}
+	return rows
 }
 
 // ledger compares the entries, in order of keys, each side with the other.

@@ -117,6 +117,9 @@ func (w *Worker) ahead(p driver.Progress) {
 // Halt marks an error as one that trying again does not mend.
 func Halt(err error) error {
 	var unknown *deja.UnknownEventError
+	if errors.Is(err, deja.ErrHalted) {
+		return err
+	}
 	if errors.Is(err, journal.ErrForked) || errors.Is(err, journal.ErrGap) || errors.Is(err, driver.ErrIdentity) ||
 		errors.Is(err, journal.ErrUnreadable) || errors.Is(err, driver.ErrTrimmed) || errors.Is(err, driver.ErrBeyondEnd) ||
 		errors.Is(err, driver.ErrTooLarge) || errors.Is(err, driver.ErrUnusable) || errors.As(err, &unknown) {

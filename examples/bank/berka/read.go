@@ -1,6 +1,7 @@
 package berka
 
 import (
+	"bufio"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -22,7 +23,11 @@ var columns = []string{"transaction", "account", "date", "direction", "operation
 // once, as r can be read once.
 func Read(r io.Reader) iter.Seq2[Transaction, error] {
 	return func(yield func(Transaction, error) bool) {
-		rows := csv.NewReader(r)
+		text := bufio.NewReader(r)
+		if mark, _ := text.Peek(3); string(mark) == "\ufeff" { // as spreadsheets put in front of UTF-8
+			_, _ = text.Discard(3)
+		}
+		rows := csv.NewReader(text)
 		rows.ReuseRecord = true
 		err := readHeader(rows)
 		for err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/dejalog/deja"
@@ -30,7 +31,11 @@ type session struct {
 	stop   context.CancelFunc
 	done   chan struct{} // closed when the engine has stopped
 	failed error         // why it did; for whoever saw done closed
+	faults *faults
 }
+
+// patience is how long an import waits for an engine that reports faults and handles nothing.
+const patience = 15 * time.Second
 
 type opener = func(context.Context) (Database, error)
 
@@ -40,12 +45,13 @@ func start(ctx context.Context, open opener) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	eng, err := engine.New(engine.Config{Service: service.Service(), Log: db.Log(), Store: db.Store()})
+	seen := &faults{Handler: slog.Default().Handler()}
+	eng, err := engine.New(engine.Config{Service: service.Service(), Log: db.Log(), Store: db.Store(), Logger: slog.New(seen)})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s := &session{db: db, client: eng.Client(), stop: stop, done: make(chan struct{})}
+	s := &session{db: db, client: eng.Client(), stop: stop, done: make(chan struct{}), faults: seen}
 	go func() {
 		defer close(s.done)
 		s.failed = eng.Run(running)
@@ -104,6 +110,7 @@ func (s *session) settle(ctx context.Context, progress func(position int64)) err
 	}
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
+	handled, moved := int64(-1), time.Now()
 	for {
 		at, err := s.db.Store().Progress(ctx, 0)
 		if err != nil {
@@ -112,6 +119,11 @@ func (s *session) settle(ctx context.Context, progress func(position int64)) err
 		progress(at.Position)
 		if at.Position >= end {
 			return nil
+		}
+		if at.Position > handled {
+			handled, moved = at.Position, time.Now()
+		} else if err := s.faults.since(moved); err != nil && time.Since(moved) > patience {
+			return fmt.Errorf("nothing was handled for %s: %w", patience, err)
 		}
 		select {
 		case <-poll.C:

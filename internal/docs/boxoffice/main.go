@@ -31,8 +31,11 @@ func serve(ctx context.Context, e *cli.Env) error {
 	}
 	err = e.Run(ctx, db, func(ctx context.Context, eng *engine.Engine) error {
 		srv := &http.Server{Addr: "127.0.0.1:8081", Handler: idempotency.Handler(eng.Client(), "sale", sale)}
-		context.AfterFunc(ctx, func() { _ = srv.Close() })
-		return srv.ListenAndServe()
+		context.AfterFunc(ctx, func() { _ = srv.Shutdown(context.WithoutCancel(ctx)) })
+		if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
 	})
 	return errors.Join(err, db.Close())
 }
