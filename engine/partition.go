@@ -292,8 +292,12 @@ func (p *partition) setHalted(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.halted = err
-	if err == nil { // a run begins
-		p.taken = make(chan struct{})
+	if err == nil { // a run begins; who waits for it already waits on the channel that is there
+		select {
+		case <-p.taken:
+			p.taken = make(chan struct{})
+		default:
+		}
 		return
 	}
 	p.open()

@@ -315,3 +315,33 @@ func TestARequestTooLargeIsInvalid(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A State asked for while the engine starts waits for the take-over, and no longer.
+func TestStateWhileTheEngineStarts(t *testing.T) {
+	log := memory.NewLog(memory.LogConfig{Partitions: 1, Now: time.Now})
+	eng, err := engine.New(engine.Config{Service: till.Service(till.Variant{}), Log: log, Store: memory.NewStore()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 300 {
+		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+		ran, read := make(chan error, 1), make(chan error, 1)
+		go func() { ran <- eng.Run(ctx) }()
+		go func() {
+			for range 20 {
+				if _, err := eng.Client().State(ctx, deja.Stream{Aggregate: "till", Key: "a"}, new(till.Till)); err != nil {
+					read <- err
+					return
+				}
+			}
+			read <- nil
+		}()
+		if err := <-read; err != nil {
+			t.Fatalf("State: %v", err)
+		}
+		stop()
+		if err := <-ran; !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+}
