@@ -1,6 +1,7 @@
 package deja_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -352,6 +353,26 @@ func TestReservedCodesAreNotTheServicesToGive(t *testing.T) {
 			deja.Handle(func(wallet, *deja.Decision, pay) error { return deja.NewRejection(code) }), deja.Apply((*wallet).paid))}
 		if got := decide(t, compile(t, s), pay{1}); got.Status != deja.Parked {
 			t.Errorf("code %q: %+v", code, got)
+		}
+	}
+}
+
+// Stores list streams in this order, and hashes depend on it.
+func TestStreamsAreInOrderOfTheirBytes(t *testing.T) {
+	ordered := []deja.Stream{
+		{Aggregate: "a", Key: "10"},
+		{Aggregate: "a", Key: "9"},
+		{Aggregate: "a", Key: "Z"},
+		{Aggregate: "a", Key: "a"},
+		{Aggregate: "a", Key: "ü"},
+		{Aggregate: "b", Key: "1"},
+		{Tenant: "t", Aggregate: "a", Key: "1"},
+	}
+	for i, s := range ordered {
+		for j, o := range ordered {
+			if got, want := s.Compare(o), cmp.Compare(i, j); got != want {
+				t.Errorf("%s compared with %s is %d, want %d", s, o, got, want)
+			}
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"strings"
 	"time"
@@ -449,11 +448,3 @@ func (m *Machine) Tables() []TableDef {
 
 // A TableDef is a projection's table and the statement that creates it.
 type TableDef struct{ Name, DDL string }
-
-// StateType returns the type of an aggregate's state, or nil.
-func (m *Machine) StateType(aggregate string) reflect.Type {
-	if t, ok := m.tables[aggregate]; ok {
-		return t.state
-	}
-	return nil
-}

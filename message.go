@@ -1,6 +1,7 @@
 package deja
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -68,6 +69,11 @@ func (s Stream) String() string {
 		return s.Aggregate + "/" + s.Key
 	}
 	return s.Tenant + ":" + s.Aggregate + "/" + s.Key
+}
+
+// Compare orders streams by tenant, aggregate and key, byte by byte: the order in which stores lock and list them.
+func (s Stream) Compare(t Stream) int {
+	return cmp.Or(strings.Compare(s.Tenant, t.Tenant), strings.Compare(s.Aggregate, t.Aggregate), strings.Compare(s.Key, t.Key))
 }
 
 // ParseStream reads what String wrote.

@@ -150,7 +150,7 @@ func (b *bench) holdsStates(m *model) {
 		from = sts[len(sts)-1].Stream
 	}
 	for i, st := range paged[min(1, len(paged)):] {
-		if compareStreams(paged[i].Stream, st.Stream) >= 0 {
+		if paged[i].Stream.Compare(st.Stream) >= 0 {
 			b.Fatalf("States returned %s before %s", paged[i].Stream, st.Stream)
 		}
 	}
@@ -234,12 +234,8 @@ func states(sts []driver.State) []driver.State {
 		st.Data = slicesOrNil(st.Data)
 		out[i] = st
 	}
-	slices.SortFunc(out, func(a, b driver.State) int { return compareStreams(a.Stream, b.Stream) })
+	slices.SortFunc(out, func(a, b driver.State) int { return a.Stream.Compare(b.Stream) })
 	return out
-}
-
-func compareStreams(a, b deja.Stream) int {
-	return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Aggregate, b.Aggregate), cmp.Compare(a.Key, b.Key))
 }
 
 func compareEntries(a, b driver.Entry) int { return bytes.Compare(a.Key[:], b.Key[:]) }

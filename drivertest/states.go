@@ -41,7 +41,7 @@ func oddStreams() []deja.Stream {
 			}
 		}
 	}
-	slices.SortFunc(ss, compareStreams)
+	slices.SortFunc(ss, deja.Stream.Compare)
 	return ss
 }
 
@@ -63,10 +63,10 @@ func statesInOrder(b *bench) {
 	for _, after := range []deja.Stream{ss[0], ss[len(ss)/2], {Tenant: "T"}, {Tenant: "t", Aggregate: "account"}, {Tenant: "t", Aggregate: "account", Key: "aZ"}} {
 		got, err := b.store.States(b.ctx, after, 1)
 		b.must(err)
-		i := slices.IndexFunc(ss, func(s deja.Stream) bool { return compareStreams(s, after) > 0 })
+		i := slices.IndexFunc(ss, func(s deja.Stream) bool { return s.Compare(after) > 0 })
 		equal(b, "the state after "+after.String(), got[0].Stream, ss[i])
 	}
-	got, err := b.store.States(b.ctx, slices.MaxFunc(append(ss, w.story.stream(0, 1)), compareStreams), 10)
+	got, err := b.store.States(b.ctx, slices.MaxFunc(append(ss, w.story.stream(0, 1)), deja.Stream.Compare), 10)
 	b.must(err)
 	equal(b, "states after the last", len(got), 0)
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/journal"
-	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/wire"
 )
 
@@ -106,20 +105,14 @@ func (s *Source) Fold(ctx context.Context, opt Options) (*Past, error) {
 
 // fold applies one decision.
 func (p *Past) fold(e *journal.Entry) error {
-	parks := e.Decided.Status == deja.Parked
-	if len(e.Decided.Events) == 0 && !parks && e.Act.IsZero() {
+	if !e.Touches() {
 		return nil
 	}
 	f, err := p.state(e.Cause.Stream)
 	if err != nil {
 		return err
 	}
-	switch {
-	case parks && e.Act.IsZero():
-		f.parked++
-	case !parks && !e.Act.IsZero():
-		f.parked--
-	}
+	f.parked += e.Parks()
 	for i := range e.Decided.Events {
 		ev := &e.Decided.Events[i]
 		if err := p.machine.Fold(f.state, ev); err != nil {
@@ -173,7 +166,7 @@ func (p *Past) Each(fn func(KeyState) error) error {
 			streams = append(streams, s)
 		}
 	}
-	slices.SortFunc(streams, step.CompareStreams)
+	slices.SortFunc(streams, deja.Stream.Compare)
 	for _, s := range streams {
 		k, err := p.keyState(s, p.states[s])
 		if err == nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/canon"
-	"github.com/dejalog/deja/internal/step"
 )
 
 // A Hash is a state hash, written in hexadecimal.
@@ -74,7 +73,7 @@ func HashStore(ctx context.Context, m *deja.Machine, store driver.Reader) (Hash,
 
 // hashRows returns the hash of all states among rows, which it sorts.
 func hashRows(m *deja.Machine, rows []driver.State) (Hash, error) {
-	slices.SortFunc(rows, func(a, b driver.State) int { return step.CompareStreams(a.Stream, b.Stream) })
+	slices.SortFunc(rows, func(a, b driver.State) int { return a.Stream.Compare(b.Stream) })
 	h := newHasher()
 	for _, row := range rows {
 		if row.Version == 0 {

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"slices"
 
@@ -100,7 +99,7 @@ func (t *tx) writeStates(ss []driver.State) error {
 	if err != nil {
 		return err
 	}
-	for _, i := range t.db.order(len(ss), func(i, j int32) int { return compareStreams(&ss[i].Stream, &ss[j].Stream) }) {
+	for _, i := range t.db.order(len(ss), func(i, j int32) int { return ss[i].Stream.Compare(ss[j].Stream) }) {
 		s := &ss[i]
 		st.BindText(1, s.Stream.Tenant)
 		st.BindText(2, s.Stream.Aggregate)
@@ -157,8 +156,4 @@ func (db *DB) order(n int, compare func(i, j int32) int) []int32 {
 	}
 	slices.SortStableFunc(db.scratch, compare)
 	return db.scratch
-}
-
-func compareStreams(a, b *deja.Stream) int {
-	return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Aggregate, b.Aggregate), cmp.Compare(a.Key, b.Key))
 }

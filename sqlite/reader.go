@@ -87,7 +87,7 @@ func (s *store) Load(ctx context.Context, streams []deja.Stream) (ss []driver.St
 		return nil, ctx.Err()
 	}
 	streams = slices.Clone(streams)
-	slices.SortFunc(streams, func(a, b deja.Stream) int { return compareStreams(&a, &b) })
+	slices.SortFunc(streams, deja.Stream.Compare)
 	streams = slices.Compact(streams)
 	err = s.readWarm(ctx, func(c *sqlite.Conn) error {
 		ss, err = load(c, streams)

@@ -46,8 +46,8 @@ func (s *Store) States(ctx context.Context, after deja.Stream, max int) ([]drive
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	sts := page(s.tables.states, max, func(st driver.State) bool {
-		return compareStreams(st.Stream, after) > 0
-	}, func(a, b driver.State) int { return compareStreams(a.Stream, b.Stream) })
+		return st.Stream.Compare(after) > 0
+	}, func(a, b driver.State) int { return a.Stream.Compare(b.Stream) })
 	return own(sts), s.usable(ctx)
 }
 
@@ -91,10 +91,6 @@ func page[K comparable, V any](table map[K]V, max int, belongs func(V) bool, ord
 	}
 	slices.SortFunc(vs, order)
 	return first(vs, max)
-}
-
-func compareStreams(a, b deja.Stream) int {
-	return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Aggregate, b.Aggregate), cmp.Compare(a.Key, b.Key))
 }
 
 // own gives the rows bytes of their own: what a store returns belongs to the caller.

@@ -15,7 +15,7 @@ import (
 func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 	streams := map[deja.Stream]bool{}
 	for _, e := range entries {
-		if !touches(e.Record) {
+		if !e.Touches() {
 			continue
 		}
 		if _, err := w.cfg.Machine.NewState(e.Cause.Stream); err != nil {
@@ -53,11 +53,6 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 	return nil
 }
 
-// touches reports whether a decision changed its stream's row.
-func touches(r *wire.Record) bool {
-	return len(r.Decided.Events) > 0 || r.Decided.Status == deja.Parked || !r.Act.IsZero()
-}
-
 // redo takes in one recorded decision.
 func (b *batch) redo(e journal.Entry) error {
 	w, m := b.w, Message{Env: &e.Cause, Key: wire.LedgerKey(b.w.cfg.Machine.Name(), &e.Cause), Hash: e.Hash}
@@ -73,7 +68,6 @@ func (b *batch) redo(e journal.Entry) error {
 		b.events = append(b.events, *ev)
 		h.row.Position = e.Through()
 	}
-	again, waits := !e.Act.IsZero(), e.Decided.Status == deja.Parked
 	b.to.Chain, b.to.N, b.to.Time, b.to.Fold = e.Chain, e.N, e.Time, w.cfg.Machine.FoldVersion()
 	b.to.Position = e.Covers + 1
 	if len(e.Decided.Events) > 0 {
@@ -83,9 +77,9 @@ func (b *batch) redo(e journal.Entry) error {
 	case e.Decided.Status == deja.Conflicted:
 		b.repeat(m.Key, e.Cause.Position.Offset, true)
 		return nil
-	case waits && !again:
+	case e.Parks() > 0:
 		b.park(m, h)
-	case again && !waits:
+	case e.Parks() < 0:
 		b.unpark(driver.Parked{Stream: e.Cause.Stream, Partition: w.cfg.Partition, Offset: e.Cause.Position.Offset, Key: m.Key}, h)
 	}
 	b.out.Ledger = append(b.out.Ledger, driver.Entry{

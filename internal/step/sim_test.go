@@ -460,7 +460,7 @@ func (s *sim) checkStates(ctx context.Context, entries []journal.Entry) {
 	balances, parked := map[string]int64{}, map[string]int64{}
 	for _, e := range entries {
 		key := e.Cause.Stream.Key
-		switch waits := e.Decided.Status == deja.Parked; {
+		switch waits := e.Decided.Status == deja.Parked; { // by hand: the core has its own word for it
 		case waits && e.Act.IsZero():
 			parked[key]++
 		case !waits && !e.Act.IsZero():

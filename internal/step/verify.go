@@ -83,7 +83,7 @@ func (v *Verifier) Check(ctx context.Context, e *journal.Entry) (judged bool, er
 	b := v.batch(e)
 	defer func() { v.at = b.to; v.at.Time = e.Time }()
 	h, err := v.held(e.Cause.Stream)
-	if err != nil && (m.dead == nil || touches(e.Record)) {
+	if err != nil && (m.dead == nil || e.Touches()) {
 		return false, fmt.Errorf("decision %d: %w: %w", e.N, &deja.UnknownEventError{Type: e.Cause.Type, Stream: e.Cause.Stream}, err)
 	}
 	if elsewhere := e.Decided.Status == deja.Conflicted && e.FirstIn != v.w.cfg.Partition; e.Build != v.w.cfg.Build || elsewhere {
@@ -142,12 +142,10 @@ func (v *Verifier) take(b *batch, e *journal.Entry, m *Message, h *held) error {
 	if e.Decided.Status != deja.Conflicted {
 		v.known[m.Key] = driver.Entry{Key: m.Key, Hash: e.Hash, Partition: v.w.cfg.Partition, Offset: e.Cause.Position.Offset, N: e.N, Status: e.Decided.Status}
 	}
-	switch waits := e.Decided.Status == deja.Parked; {
-	case waits && e.Act.IsZero():
-		h.row.Parked++
-	case !waits && !e.Act.IsZero():
-		h.row.Parked--
+	if !e.Touches() {
+		return nil
 	}
+	h.row.Parked += e.Parks()
 	if len(e.Decided.Events) == 0 {
 		return nil
 	}

@@ -6,12 +6,10 @@
 package step
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -178,11 +176,6 @@ func (w *Worker) hold(row driver.State) (*held, error) {
 	return h, err
 }
 
-// CompareStreams orders streams by tenant, aggregate and key, byte by byte.
-func CompareStreams(a, b deja.Stream) int {
-	return cmp.Or(strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Aggregate, b.Aggregate), strings.Compare(a.Key, b.Key))
-}
-
 // changedStates returns the rows of the states that this batch changed, sorted, as stores lock them in that order.
 func (w *Worker) changedStates() []driver.State {
 	rows := make([]driver.State, len(w.changed))
@@ -190,6 +183,6 @@ func (w *Worker) changedStates() []driver.State {
 		rows[i], h.changed = h.row, false
 	}
 	w.changed = w.changed[:0]
-	slices.SortFunc(rows, func(a, b driver.State) int { return CompareStreams(a.Stream, b.Stream) })
+	slices.SortFunc(rows, func(a, b driver.State) int { return a.Stream.Compare(b.Stream) })
 	return rows
 }

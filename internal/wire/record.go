@@ -20,6 +20,21 @@ func (r *Record) Through() int64 {
 	return r.Covers + 1
 }
 
+// Parks returns by how much a decision changes the number of its stream's parked messages: 1 as it parks one, -1 as one
+// that an act had decided again no longer waits.
+func (r *Record) Parks() int64 {
+	switch waits := r.Decided.Status == deja.Parked; {
+	case waits && r.Act.IsZero():
+		return 1
+	case !waits && !r.Act.IsZero():
+		return -1
+	}
+	return 0
+}
+
+// Touches reports whether a decision changes its stream's row.
+func (r *Record) Touches() bool { return len(r.Decided.Events) > 0 || r.Parks() != 0 }
+
 // A Kind says what a journal record is. An unknown one is refused: a newer build's record may change what follows.
 type Kind uint8
 
