@@ -49,7 +49,7 @@ type delivery struct {
 }
 
 func (e *Env) ledger(ctx context.Context, db *Database, m step.Message) (*ledgerAnswer, error) {
-	entries, err := db.Store.Lookup(ctx, []deja.ID{m.Key})
+	entries, _, err := db.Store.Lookup(ctx, []deja.ID{m.Key})
 	if err != nil {
 		return nil, err
 	}

@@ -103,7 +103,7 @@ func (e *Env) show(ctx context.Context, db *Database, m step.Message) (*showAnsw
 // decided finds the decision of a delivery: a conflict's own one, else that of its ledger entry; nil if there is none
 // yet.
 func (e *Env) decided(ctx context.Context, db *Database, m step.Message) (*decisionAnswer, error) {
-	entries, err := db.Store.Lookup(ctx, []deja.ID{m.Key})
+	entries, _, err := db.Store.Lookup(ctx, []deja.ID{m.Key})
 	if err != nil || len(entries) == 0 {
 		return nil, err
 	}

@@ -16,14 +16,14 @@ type broken struct {
 	ledger map[deja.ID]driver.Entry // nil: nowhere
 }
 
-func (s *broken) Lookup(_ context.Context, keys []deja.ID) ([]driver.Entry, error) {
+func (s *broken) Lookup(_ context.Context, keys []deja.ID) ([]driver.Entry, int64, error) {
 	var found []driver.Entry
 	for _, k := range keys {
 		if e, ok := s.ledger[k]; ok {
 			found = append(found, e)
 		}
 	}
-	return found, nil
+	return found, 0, nil
 }
 
 func (s *broken) Begin(ctx context.Context, l driver.Lease) (driver.Tx, error) {

@@ -9,13 +9,14 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/dejalog/deja"
 )
 
 var (
-	// ErrFenced is returned by Begin, Advance, Commit, Logged and Reset when the lease is not the newest one of its partition, or
+	// ErrFenced is returned by Begin, Advance, Commit, Logged, Ready, Attempt, Release and Reset when the lease is not the newest one of its partition, or
 	// the store is not where the caller left it. Nothing was written; the caller drops all that it knows and
 	// acquires anew.
 	ErrFenced = errors.New("fenced: the lease was taken over, or the store is not where this worker left it")
@@ -29,8 +30,18 @@ var (
 	// ErrBeyondEnd is returned by Fetch for a position above the log's end: the log was truncated, or is another.
 	ErrBeyondEnd = errors.New("beyond the end of the log: it was truncated, or is another log")
 
-	// ErrIdentity is returned by Acquire when the store is bound to another log than the one it is given.
-	ErrIdentity = errors.New("the store belongs to another log")
+	// ErrIdentity is returned by Acquire when the store is bound to another log than the one it is given, and by a log
+	// that is no longer the one it was. The three below say in what, where that is known.
+	ErrIdentity = errors.New("not the log that it was")
+
+	// ErrCluster says that the topics are another cluster's: addresses were swapped, or the cluster was made anew.
+	ErrCluster = fmt.Errorf("%w: another cluster", ErrIdentity)
+
+	// ErrRecreated says that a topic was deleted, and perhaps created anew under its old name.
+	ErrRecreated = fmt.Errorf("%w: the topic was deleted or created anew", ErrIdentity)
+
+	// ErrPartitions says that a topic has another number of partitions: keys would be placed elsewhere than before.
+	ErrPartitions = fmt.Errorf("%w: another number of partitions", ErrIdentity)
 
 	// ErrUnusable is wrapped by errors that trying again does not mend: the log or store is closed, opened for reading
 	// only, or a projection's table cannot be made.
@@ -56,6 +67,13 @@ type Record struct {
 	Time      time.Time // when the log appended it; UTC, microseconds
 	Key       string    // what it was placed by; a log need not give it back
 	Value     []byte
+	Headers   []Header // for readers that do not know what the value means; a log need not keep them
+}
+
+// A Header is a name and a value beside a record's own.
+type Header struct {
+	Name  string
+	Value []byte
 }
 
 // A Log is a durable, append-only, partitioned log of topics.
@@ -85,6 +103,8 @@ type Assignment struct {
 	Inbox, Journal Topic
 	Partition      int32
 	Tables         []deja.TableDef // the projections' tables, created where they are missing
+	Owner          deja.ID         // the [Member] that works on it; zero for a tool, which holds it against nobody
+	TTL            time.Duration   // how long it is the owner's without a further Beat
 }
 
 // An Incarnation tells the lives of a service's store apart. A store that went back takes the next one.
@@ -119,6 +139,10 @@ type Lease struct {
 	Progress Progress
 	Logged   Logged
 	Copied   bool // the store was copied and adopted: take a new incarnation
+
+	Held    bool  // by its owner, whose time has not run out: as [Reader.Leases] tells, by the store's clock
+	Tries   int64 // how often the partition was acquired by owners, this time included, since it last advanced or was released
+	Careful int64 // the inbox offset below which messages are handled one by one, each noted by Attempt; 0 at first
 }
 
 // An Entry is a line of the ledger: the first message of a key, and how it was settled.
@@ -175,14 +199,18 @@ type Batch struct {
 	Unparked []Parked        // removed, by partition and offset; after Parked, which may hold the same ones
 	Repeats  []Repeat        // added to the counts of the same key and kind
 	Logged   bool            // the records are in the journal already: they were adopted from it
+	Asked    int64           // the smallest mark of the look-ups that the ledger entries rest on
 }
 
 // A Reader is the reading side of a store. What it returns is committed.
 type Reader interface {
 	// Progress returns how far a partition was handled; the zero Progress if it never was.
 	Progress(ctx context.Context, partition int32) (Progress, error)
-	// Lookup returns the ledger's entries among the keys, in any order.
-	Lookup(ctx context.Context, keys []deja.ID) ([]Entry, error)
+	// Leases returns the partitions' leases as they are, in order of partitions; none of one that was never acquired.
+	Leases(ctx context.Context) ([]Lease, error)
+	// Lookup returns the ledger's entries among the keys, in any order, and a mark of how old the answer is, for
+	// [Batch].Asked: whatever is settled later, by another partition's worker, Write will notice.
+	Lookup(ctx context.Context, keys []deja.ID) (es []Entry, asked int64, err error)
 	// Find returns up to max entries with lo ≤ key ≤ hi, in order of keys.
 	Find(ctx context.Context, lo, hi deja.ID, max int) ([]Entry, error)
 	// Load returns the states that exist among the streams, in any order.
@@ -200,22 +228,36 @@ type Reader interface {
 type Store interface {
 	Reader
 
-	// Acquire takes a partition over: it waits for a commit in flight or fences it, issues a new epoch and nonce, and
-	// binds the store to the topics' identity (not to their limits) at first use. From then on every earlier lease is
-	// fenced.
+	// Acquire takes a partition over, whoever holds it: it waits for a commit in flight or fences it, issues a new epoch
+	// and nonce, and binds the store to the topics' identity (not to their limits) at first use. From then on every
+	// earlier lease is fenced.
 	Acquire(ctx context.Context, a Assignment) (Lease, error)
 
 	// Begin starts the core transaction under a lease. One per store at a time where the engine has one writer.
 	Begin(ctx context.Context, l Lease) (Tx, error)
 
-	// Unlogged returns up to max kept records after decision n, in order, logged or not. A joint store keeps none.
+	// Ready notes that the partition holds all that its journal had, and returns the partitions of which that is not
+	// noted since the store was made or reset, in order. While there are any, the ledger has gaps: nobody may decide.
+	Ready(ctx context.Context, l Lease) (waiting []int32, err error)
+
+	// Attempt notes durably that the message at an inbox offset is about to be handled, and returns how often that was
+	// noted of this offset since another was. It sets the lease's Careful.
+	Attempt(ctx context.Context, l Lease, offset, careful int64) (attempts int64, err error)
+
+	// Release gives the lease back: the partition is nobody's, and its end was a clean one. The lease is fenced from
+	// then on.
+	Release(ctx context.Context, l Lease) error
+
+	// Unlogged returns up to max kept records after decision n, in order, at least one if there is one, logged or not;
+	// the bytes of one answer are bounded by the driver. A joint store keeps none.
 	Unlogged(ctx context.Context, partition int32, after int64, max int) ([]JournalRecord, error)
 
 	// Logged notes how far the journal was read back; it never goes back. Records are kept for a while after it.
 	Logged(ctx context.Context, l Lease, to Logged) error
 
-	// Reset empties ledger, states, parked messages, counts and the projections' tables, and sets the progress to
-	// zero but for the incarnation: the partition is about to be folded again from its journal.
+	// Reset empties ledger, states, parked messages, counts and the projections' tables of all partitions, as they are
+	// one, and sets every progress to zero but for the incarnation: all are about to be folded again from their
+	// journals. The leases of the other partitions are fenced, and none is Ready. Kept records stay.
 	Reset(ctx context.Context, l Lease) error
 
 	// Close releases what the store holds.
@@ -226,7 +268,8 @@ type Store interface {
 // either does nothing.
 type Tx interface {
 	// Write writes a batch, once. It may queue; its error may come later, from Advance or Commit. A ledger key that is
-	// settled already, and not as parked, is an error: the caller acquires anew after any.
+	// settled already, and not as parked, is an error, also where another partition settled it after the look-up: the
+	// caller acquires anew after any.
 	Write(ctx context.Context, b *Batch) error
 
 	// SQL returns the projections' side of the transaction.
@@ -252,6 +295,62 @@ type Joint interface {
 
 // An Importer is a log that takes records with offset and time as they were elsewhere: a replay's copy of the past.
 type Importer interface {
-	// Import appends records to a topic; offsets must rise.
+	// CreateTopic makes a topic of so many partitions; one that is there must have as many.
+	CreateTopic(ctx context.Context, topic string, partitions int32) error
+	// Import appends records to a topic; offsets must rise in each partition.
 	Import(ctx context.Context, topic string, rs []Record) error
+}
+
+// A Member is a process that works on a [Shared] store.
+type Member struct {
+	ID      deja.ID
+	Fold    string    // the fold version of its build
+	Started time.Time // when it joined; the store's to give, UTC, microseconds
+}
+
+// A Crew is who works on a store, and on what.
+type Crew struct {
+	Members []Member // those alive, in order of IDs
+	Leases  []Lease  // as [Reader.Leases] returns them
+}
+
+// A Shared store is one that several processes may work on, each on partitions of its own. Who holds a lease is a matter
+// of liveness, judged by the store's clock; epoch and nonce alone keep workers apart.
+type Shared interface {
+	// Beat joins a member, or renews it, for a time to live, and with it the leases that it holds.
+	Beat(ctx context.Context, m Member, ttl time.Duration) (Crew, error)
+	// Leave ends a membership. Leases that it still holds are nobody's then, but not released.
+	Leave(ctx context.Context, member deja.ID) error
+}
+
+// A Grouper is a log that shares the partitions of a topic out among the processes that ask, as Kafka's consumer groups
+// do.
+type Grouper interface {
+	// Join joins a group until ctx ends, and sends this process's partitions each time they change, in order; none after
+	// the channel is closed. The error of a membership that ended by itself comes from the log's next call of Join.
+	Join(ctx context.Context, group, topic string) (<-chan []int32, error)
+}
+
+// Cursors are kept by a log for those who read it and work on no store: each is where a reader goes on.
+type Cursors interface {
+	// Cursor returns a reader's offset in a partition of a topic; 0 if it was never set.
+	Cursor(ctx context.Context, reader, topic string, partition int32) (int64, error)
+	// SetCursor sets it. It may go back, where two readers of one name are at work.
+	SetCursor(ctx context.Context, reader, topic string, partition int32, offset int64) error
+}
+
+// An Outbox is a store in which others have put messages, in transactions of their own, that are to go into an inbox.
+type Outbox interface {
+	// Outgoing returns up to max of the messages in order, at least one; while there are none it waits until ctx ends, and
+	// then returns ctx's error.
+	Outgoing(ctx context.Context, max int) ([]Outgoing, error)
+	// Sent removes messages that are in the inbox, durably.
+	Sent(ctx context.Context, ids []int64) error
+}
+
+// An Outgoing message waits in an [Outbox].
+type Outgoing struct {
+	ID     int64
+	Topic  string
+	Record Record // Partition is not set yet
 }

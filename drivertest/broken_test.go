@@ -475,7 +475,7 @@ var brokenTables = []broken{
 func dropEntries(kind func(driver.Entry) bool) func(*bentStore, driver.Batch) driver.Batch {
 	return func(s *bentStore, b driver.Batch) driver.Batch {
 		b.Ledger = slices.DeleteFunc(slices.Clone(b.Ledger), func(e driver.Entry) bool {
-			has, err := s.Lookup(background, []deja.ID{e.Key})
+			has, _, err := s.Lookup(background, []deja.ID{e.Key})
 			return err == nil && len(has) == 1 && kind(has[0])
 		})
 		return b

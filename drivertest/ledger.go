@@ -112,11 +112,11 @@ func lookupMany(b *bench) {
 	for n := range int64(5000) {
 		keys = append(keys, w.story.messageID(0, n))
 	}
-	es, err := b.store.Lookup(b.ctx, keys)
+	es, _, err := b.store.Lookup(b.ctx, keys)
 	b.must(err)
 	equal(b, "entries found", len(es), 2)
 	for _, keys := range [][]deja.ID{nil, {}, {{}}} {
-		es, err := b.store.Lookup(b.ctx, keys)
+		es, _, err := b.store.Lookup(b.ctx, keys)
 		b.must(err)
 		equal(b, "entries found", len(es), 0)
 	}

@@ -129,7 +129,7 @@ func (b *bench) holdsLedger(m *model) {
 	equal(b, "ledger, by Find", found, slicesOrNil(want))
 
 	keys := append(slices.Collect(maps.Keys(m.ledger)), deja.DeriveID("drivertest", "never written"))
-	looked, err := b.store.Lookup(b.ctx, keys)
+	looked, _, err := b.store.Lookup(b.ctx, keys)
 	b.must(err)
 	slices.SortFunc(looked, compareEntries)
 	equal(b, "ledger, by Lookup", slicesOrNil(looked), slicesOrNil(want))

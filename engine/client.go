@@ -157,7 +157,7 @@ func (c *client) append(ctx context.Context, ms []outgoing) ([]deja.Position, er
 // known looks for a logged outcome of a message that the ledger knows. A parked message has none yet, and a conflict
 // must go through the inbox to be recorded.
 func (c *client) known(ctx context.Context, m outgoing) (request.Answer, bool, error) {
-	es, err := c.e.store.Lookup(ctx, []deja.ID{m.key})
+	es, _, err := c.e.store.Lookup(ctx, []deja.ID{m.key})
 	if err != nil || len(es) == 0 || es[0].Hash != m.hash || es[0].Status == deja.Parked {
 		return request.Answer{}, false, err
 	}
@@ -217,7 +217,7 @@ func (c *client) answer(ctx context.Context, m outgoing, at deja.Position, s *st
 
 // fromLedger answers for a message that was settled unseen: by a transaction whose commit looked failed.
 func (c *client) fromLedger(ctx context.Context, m outgoing, at deja.Position) (request.Answer, error) {
-	es, err := c.e.store.Lookup(ctx, []deja.ID{m.key})
+	es, _, err := c.e.store.Lookup(ctx, []deja.ID{m.key})
 	if err != nil {
 		return request.Answer{}, err
 	}

@@ -109,7 +109,7 @@ func (s *Source) copy(ctx context.Context, target driver.Log, to Point) error {
 		topic string
 		last  int64
 	}{{wire.Inbox(name), to.Covers}, {wire.Journal(name), to.Offset}} {
-		if _, err := target.Topic(ctx, part.topic); err != nil {
+		if err := dst.CreateTopic(ctx, part.topic, s.partitions); err != nil {
 			return err
 		}
 		if err := s.copyTopic(ctx, target, dst, deja.Position{Topic: part.topic, Partition: to.Partition, Offset: part.last}); err != nil {

@@ -241,3 +241,12 @@ func (l *log) Import(ctx context.Context, name string, rs []driver.Record) error
 	t.appended()
 	return nil
 }
+
+// CreateTopic makes a topic, which has one partition.
+func (l *log) CreateTopic(ctx context.Context, name string, partitions int32) error {
+	if partitions != 1 {
+		return fmt.Errorf("create topic %s of %d partitions: %w", name, partitions, driver.ErrPartitions)
+	}
+	_, err := l.Topic(ctx, name)
+	return err
+}

@@ -202,7 +202,7 @@ func TestFailedSyncHalts(t *testing.T) {
 	_, appending := db.Log().Append(t.Context(), "in", values("x"))
 	_, fetching := db.Log().Fetch(t.Context(), deja.Position{Topic: "in"}, 1)
 	_, beginning := db.Store().Begin(t.Context(), l)
-	_, looking := db.Store().Lookup(t.Context(), []deja.ID{id(1)})
+	_, _, looking := db.Store().Lookup(t.Context(), []deja.ID{id(1)})
 	_, reading := db.Store().Progress(t.Context(), 0)
 	for _, err := range []error{appending, fetching, beginning, looking, reading} {
 		wantErr(t, err, sqlite.ErrHaltedIO)
@@ -218,7 +218,7 @@ func TestLookupBesideTx(t *testing.T) {
 	tx, err := db.Store().Begin(t.Context(), l)
 	must(t, err)
 	must(t, tx.Write(t.Context(), &driver.Batch{Ledger: []driver.Entry{{Key: id(2), N: 2, Status: deja.Applied}}}))
-	es, err := db.Store().Lookup(t.Context(), []deja.ID{id(1), id(2)})
+	es, _, err := db.Store().Lookup(t.Context(), []deja.ID{id(1), id(2)})
 	must(t, err)
 	if len(es) != 1 || es[0].Key != id(1) {
 		t.Fatal(es)

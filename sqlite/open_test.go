@@ -313,7 +313,7 @@ func TestLostTables(t *testing.T) {
 		if l.Progress != (driver.Progress{}) {
 			t.Errorf("without %s: progress %+v", lost, l.Progress)
 		}
-		es, err := db.Store().Lookup(t.Context(), []deja.ID{id(1)})
+		es, _, err := db.Store().Lookup(t.Context(), []deja.ID{id(1)})
 		must(t, err)
 		ss, err := db.Store().States(t.Context(), deja.Stream{}, 9)
 		must(t, err)

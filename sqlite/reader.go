@@ -21,10 +21,17 @@ func (s *store) Progress(ctx context.Context, partition int32) (driver.Progress,
 	return l.Progress, err
 }
 
+// Leases returns the only partition's lease.
+func (s *store) Leases(ctx context.Context) ([]driver.Lease, error) {
+	var l driver.Lease
+	err := s.read(ctx, func(c *sqlite.Conn) error { return readLease(c, &l) })
+	return []driver.Lease{l}, err
+}
+
 // Lookup returns the ledger's entries among the keys, in the order of keys.
-func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, err error) {
+func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, asked int64, err error) {
 	if len(keys) == 0 {
-		return nil, ctx.Err()
+		return nil, 0, ctx.Err()
 	}
 	keys = slices.Clone(keys)
 	slices.SortFunc(keys, func(a, b deja.ID) int { return bytes.Compare(a[:], b[:]) })
@@ -33,7 +40,7 @@ func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, 
 		es, err = lookup(c, keys)
 		return err
 	})
-	return es, err
+	return es, 0, err
 }
 
 func lookup(c *sqlite.Conn, keys []deja.ID) ([]driver.Entry, error) {

@@ -74,6 +74,25 @@ func (db *DB) belongs(c *sqlite.Conn, role string, t driver.Topic) error {
 	}, role)
 }
 
+// Ready has nobody to wait for: there is one partition.
+func (s *store) Ready(ctx context.Context, l driver.Lease) ([]int32, error) {
+	return nil, s.write(ctx, func(c *sqlite.Conn) error {
+		return fenced(c, "UPDATE deja_lease SET epoch = epoch WHERE epoch = ? AND nonce = ?", l.Epoch, l.Nonce[:])
+	})
+}
+
+// Attempt notes that a message is about to be handled.
+func (s *store) Attempt(ctx context.Context, l driver.Lease, offset, careful int64) (int64, error) {
+	return 1, ctx.Err()
+}
+
+// Release gives the lease back.
+func (s *store) Release(ctx context.Context, l driver.Lease) error {
+	return s.write(ctx, func(c *sqlite.Conn) error {
+		return fenced(c, "UPDATE deja_lease SET epoch = epoch + 1, nonce = ? WHERE epoch = ? AND nonce = ?", random(), l.Epoch, l.Nonce[:])
+	})
+}
+
 // Unlogged returns nothing: what is committed is in the journal.
 func (s *store) Unlogged(ctx context.Context, _ int32, _ int64, _ int) ([]driver.JournalRecord, error) {
 	if err := s.usable(); err != nil {

@@ -65,7 +65,7 @@ func (w world) state(t *testing.T) (records, decisions int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	es, err := w.store.Lookup(t.Context(), []deja.ID{{1}})
+	es, _, err := w.store.Lookup(t.Context(), []deja.ID{{1}})
 	if err != nil {
 		t.Fatal(err)
 	}

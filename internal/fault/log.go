@@ -69,6 +69,11 @@ type importLog struct {
 	importer driver.Importer
 }
 
+func (l importLog) CreateTopic(ctx context.Context, topic string, partitions int32) error {
+	_, err := do(l.in, Step{"log.CreateTopic", topic, false}, nothing(func() error { return l.importer.CreateTopic(ctx, topic, partitions) }))
+	return err
+}
+
 func (l importLog) Import(ctx context.Context, topic string, rs []driver.Record) error {
 	_, err := do(l.in, Step{"log.Import", topic, false}, nothing(func() error { return l.importer.Import(ctx, topic, rs) }))
 	return err

@@ -35,8 +35,19 @@ func (s *store) Progress(ctx context.Context, partition int32) (driver.Progress,
 	})
 }
 
-func (s *store) Lookup(ctx context.Context, keys []deja.ID) ([]driver.Entry, error) {
-	return do(s.in, reading("store.Lookup", ""), func() ([]driver.Entry, error) { return s.inner.Lookup(ctx, keys) })
+func (s *store) Leases(ctx context.Context) ([]driver.Lease, error) {
+	return do(s.in, reading("store.Leases", ""), func() ([]driver.Lease, error) { return s.inner.Leases(ctx) })
+}
+
+func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, asked int64, err error) {
+	_, err = do(s.in, reading("store.Lookup", ""), nothing(func() (err error) {
+		es, asked, err = s.inner.Lookup(ctx, keys)
+		return err
+	}))
+	if err != nil {
+		return nil, 0, err
+	}
+	return es, asked, nil
 }
 
 func (s *store) Find(ctx context.Context, lo, hi deja.ID, max int) ([]driver.Entry, error) {
@@ -73,6 +84,19 @@ func (s *store) Acquire(ctx context.Context, a driver.Assignment) (driver.Lease,
 
 func (s *store) Logged(ctx context.Context, l driver.Lease, to driver.Logged) error {
 	_, err := do(s.in, writing("store.Logged", l.Assignment), nothing(func() error { return s.inner.Logged(ctx, l, to) }))
+	return err
+}
+
+func (s *store) Ready(ctx context.Context, l driver.Lease) ([]int32, error) {
+	return do(s.in, writing("store.Ready", l.Assignment), func() ([]int32, error) { return s.inner.Ready(ctx, l) })
+}
+
+func (s *store) Attempt(ctx context.Context, l driver.Lease, offset, careful int64) (int64, error) {
+	return do(s.in, writing("store.Attempt", l.Assignment), func() (int64, error) { return s.inner.Attempt(ctx, l, offset, careful) })
+}
+
+func (s *store) Release(ctx context.Context, l driver.Lease) error {
+	_, err := do(s.in, writing("store.Release", l.Assignment), nothing(func() error { return s.inner.Release(ctx, l) }))
 	return err
 }
 

@@ -5,7 +5,7 @@ package memory
 func (s *Store) Snapshot() *Store {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return &Store{joint: s.joint, nonce: s.nonce, tables: s.tables.clone(), open: map[int32]*Tx{}}
+	return &Store{joint: s.joint, nonce: s.nonce, now: s.now, tables: s.tables.clone(), open: map[int32]*Tx{}}
 }
 
 // Restore puts the store back to where another one is, while it is in use: progress, epochs, ledger, states, all

@@ -77,6 +77,15 @@ func NewLog(c LogConfig) *Log {
 	}
 }
 
+// CreateTopic implements [driver.Importer].
+func (l *Log) CreateTopic(ctx context.Context, name string, partitions int32) error {
+	t, err := l.Topic(ctx, name)
+	if err == nil && t.Partitions != partitions {
+		err = fmt.Errorf("create topic %s of %d partitions: it has %d: %w", name, partitions, t.Partitions, driver.ErrPartitions)
+	}
+	return err
+}
+
 // Topic implements [driver.Log].
 func (l *Log) Topic(ctx context.Context, name string) (driver.Topic, error) {
 	l.mu.Lock()

@@ -17,11 +17,18 @@ func (s *Store) Progress(ctx context.Context, partition int32) (driver.Progress,
 	return s.tables.row(partition).Progress, s.usable(ctx)
 }
 
-// Lookup implements [driver.Reader].
-func (s *Store) Lookup(ctx context.Context, keys []deja.ID) ([]driver.Entry, error) {
+// Leases implements [driver.Reader].
+func (s *Store) Leases(ctx context.Context) ([]driver.Lease, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return lookup(s.tables.ledger, keys), s.usable(ctx)
+	return s.tables.leases(s.now()), s.usable(ctx)
+}
+
+// Lookup implements [driver.Reader].
+func (s *Store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, asked int64, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return lookup(s.tables.ledger, keys), 0, s.usable(ctx) // Write and Commit ask all of the ledger again
 }
 
 // Find implements [driver.Reader].

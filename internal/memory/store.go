@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"fmt"
 	"sync"
+	"time"
 
+	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 )
 
@@ -13,6 +15,7 @@ import (
 type Store struct {
 	joint *Log
 	nonce func() [16]byte
+	now   func() time.Time
 
 	mu     sync.RWMutex
 	tables *tables
@@ -21,8 +24,9 @@ type Store struct {
 }
 
 var (
-	_ driver.Store = (*Store)(nil)
-	_ driver.Joint = (*Store)(nil)
+	_ driver.Store  = (*Store)(nil)
+	_ driver.Joint  = (*Store)(nil)
+	_ driver.Shared = (*Store)(nil)
 )
 
 // A StoreOption changes how a store is made.
@@ -35,9 +39,12 @@ func Joint(l *Log) StoreOption { return func(s *Store) { s.joint = l } }
 // It is called under the store's lock.
 func Nonces(next func() [16]byte) StoreOption { return func(s *Store) { s.nonce = next } }
 
+// Clock replaces the clock by which leases and members run out.
+func Clock(now func() time.Time) StoreOption { return func(s *Store) { s.now = now } }
+
 // NewStore returns an empty store, joint with no log.
 func NewStore(options ...StoreOption) *Store {
-	s := &Store{nonce: randomNonce, tables: newTables(), open: map[int32]*Tx{}}
+	s := &Store{nonce: randomNonce, now: time.Now, tables: newTables(), open: map[int32]*Tx{}}
 	for _, o := range options {
 		o(s)
 	}
@@ -69,8 +76,78 @@ func (s *Store) Acquire(ctx context.Context, a driver.Assignment) (driver.Lease,
 	row := s.tables.row(a.Partition)
 	row.epoch++
 	row.nonce = s.nonce()
+	row.owner, row.until = a.Owner, s.now().Add(a.TTL)
+	if !a.Owner.IsZero() {
+		row.tries++
+	}
 	s.tables.progress[a.Partition] = row
-	return driver.Lease{Assignment: a, Epoch: row.epoch, Nonce: row.nonce, Progress: row.Progress, Logged: row.logged}, nil
+	l := s.tables.lease(a.Partition, s.now())
+	l.Assignment = a
+	return l, nil
+}
+
+// Ready implements [driver.Store].
+func (s *Store) Ready(ctx context.Context, l driver.Lease) (waiting []int32, err error) {
+	err = s.fenced(ctx, l, func() {
+		row := s.tables.row(l.Partition)
+		row.ready = true
+		s.tables.progress[l.Partition] = row
+		for p := range s.tables.inbox.Partitions {
+			if !s.tables.row(p).ready {
+				waiting = append(waiting, p)
+			}
+		}
+	})
+	return waiting, err
+}
+
+// Attempt implements [driver.Store].
+func (s *Store) Attempt(ctx context.Context, l driver.Lease, offset, careful int64) (n int64, err error) {
+	err = s.fenced(ctx, l, func() {
+		row := s.tables.row(l.Partition)
+		if row.attempted != offset {
+			row.attempted, row.attempts = offset, 0
+		}
+		row.attempts++
+		row.careful, n = careful, row.attempts
+		s.tables.progress[l.Partition] = row
+	})
+	return n, err
+}
+
+// Release implements [driver.Store].
+func (s *Store) Release(ctx context.Context, l driver.Lease) error {
+	return s.fenced(ctx, l, func() {
+		s.lose(l.Partition)
+		row := s.tables.row(l.Partition)
+		row.epoch++
+		row.nonce = s.nonce()
+		row.owner, row.until, row.tries = deja.ID{}, time.Time{}, 0
+		s.tables.progress[l.Partition] = row
+	})
+}
+
+// Beat implements [driver.Shared].
+func (s *Store) Beat(ctx context.Context, m driver.Member, ttl time.Duration) (driver.Crew, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.usable(ctx); err != nil {
+		return driver.Crew{}, err
+	}
+	now := s.now()
+	s.tables.beat(m, now, ttl)
+	return driver.Crew{Members: s.tables.alive(now), Leases: s.tables.leases(now)}, nil
+}
+
+// Leave implements [driver.Shared].
+func (s *Store) Leave(ctx context.Context, member deja.ID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	s.tables.leave(member)
+	return nil
 }
 
 // Unlogged implements [driver.Store]. A joint store keeps no records.
@@ -90,9 +167,9 @@ func (s *Store) Logged(ctx context.Context, l driver.Lease, to driver.Logged) er
 
 // Reset implements [driver.Store]. Kept records and how far they are logged stay.
 func (s *Store) Reset(ctx context.Context, l driver.Lease) error {
-	return s.fenced(ctx, l, func() {
-		s.lose(l.Partition)
-		s.tables.reset(l.Partition)
+	return s.fenced(ctx, l, func() { // the leases of the others are fenced, with what they have open
+		s.loseAll()
+		s.tables.reset(l.Partition, s.nonce)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -22,6 +23,7 @@ type tables struct {
 	repeats        map[repeatKey]driver.Repeat
 	records        map[int32][]driver.JournalRecord // in order of N
 	executed       []Statement
+	members        map[deja.ID]memberRow
 }
 
 // progressRow is a partition's lease and progress.
@@ -30,6 +32,17 @@ type progressRow struct {
 	epoch  int64
 	nonce  [16]byte
 	logged driver.Logged
+	ready  bool
+
+	owner                               deja.ID
+	until                               time.Time
+	tries, careful, attempted, attempts int64 // attempted is the offset that attempts are counted of
+}
+
+// memberRow is a member, and when it is taken for dead.
+type memberRow struct {
+	driver.Member
+	until time.Time
 }
 
 type place struct {
@@ -50,6 +63,7 @@ func newTables() *tables {
 		parked:   map[place]driver.Parked{},
 		repeats:  map[repeatKey]driver.Repeat{},
 		records:  map[int32][]driver.JournalRecord{},
+		members:  map[deja.ID]memberRow{},
 	}
 }
 
@@ -65,6 +79,7 @@ func (ts *tables) clone() *tables {
 		c.records[p] = slices.Clone(rs)
 	}
 	c.executed = slices.Clone(ts.executed)
+	c.members = maps.Clone(ts.members)
 	return &c
 }
 
@@ -143,14 +158,75 @@ func (ts *tables) count(r driver.Repeat) {
 	ts.repeats[key] = r
 }
 
-// reset forgets what a partition's journal can give back.
-func (ts *tables) reset(partition int32) {
-	maps.DeleteFunc(ts.ledger, func(_ deja.ID, e driver.Entry) bool { return e.Partition == partition })
-	maps.DeleteFunc(ts.states, func(_ deja.Stream, st driver.State) bool { return st.Partition == partition })
-	maps.DeleteFunc(ts.parked, func(at place, _ driver.Parked) bool { return at.partition == partition })
-	maps.DeleteFunc(ts.repeats, func(_ repeatKey, r driver.Repeat) bool { return r.Partition == partition })
-	ts.executed = slices.DeleteFunc(ts.executed, func(s Statement) bool { return s.Partition == partition })
+// reset forgets what the journals can give back, and fences all but the partition's own lease.
+func (ts *tables) reset(partition int32, nonce func() [16]byte) {
+	clear(ts.ledger)
+	clear(ts.states)
+	clear(ts.parked)
+	clear(ts.repeats)
+	ts.executed = nil
+	for _, p := range slices.Sorted(maps.Keys(ts.progress)) {
+		row := ts.row(p)
+		row.Progress = driver.Progress{Incarnation: row.Incarnation}
+		row.ready = false
+		if p != partition {
+			row.epoch++
+			row.nonce = nonce()
+		}
+		ts.progress[p] = row
+	}
+}
+
+// lease returns a partition's lease as it is.
+func (ts *tables) lease(partition int32, now time.Time) driver.Lease {
 	row := ts.row(partition)
-	row.Progress = driver.Progress{Incarnation: row.Incarnation}
-	ts.progress[partition] = row
+	return driver.Lease{
+		Assignment: driver.Assignment{Inbox: ts.inbox, Journal: ts.journal, Partition: partition, Owner: row.owner},
+		Epoch:      row.epoch, Nonce: row.nonce, Progress: row.Progress, Logged: row.logged,
+		Held: !row.owner.IsZero() && row.until.After(now), Tries: row.tries, Careful: row.careful,
+	}
+}
+
+func (ts *tables) leases(now time.Time) []driver.Lease {
+	var ls []driver.Lease
+	for _, p := range slices.Sorted(maps.Keys(ts.progress)) {
+		ls = append(ls, ts.lease(p, now))
+	}
+	return ls
+}
+
+// beat joins or renews a member, and renews its leases.
+func (ts *tables) beat(m driver.Member, now time.Time, ttl time.Duration) {
+	m.Started = now.UTC().Truncate(time.Microsecond)
+	if old, ok := ts.members[m.ID]; ok {
+		m.Started = old.Started
+	}
+	ts.members[m.ID] = memberRow{m, now.Add(ttl)}
+	for p, row := range ts.progress {
+		if row.owner == m.ID {
+			row.until = now.Add(ttl)
+			ts.progress[p] = row
+		}
+	}
+}
+
+func (ts *tables) alive(now time.Time) []driver.Member {
+	var ms []driver.Member
+	for _, m := range ts.members {
+		if m.until.After(now) {
+			ms = append(ms, m.Member)
+		}
+	}
+	slices.SortFunc(ms, func(a, b driver.Member) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	return ms
+}
+
+func (ts *tables) leave(member deja.ID) {
+	delete(ts.members, member)
+	for p, row := range ts.progress {
+		if row.owner == member {
+			row.owner = deja.ID{}
+			ts.progress[p] = row
+		}
+	}
 }

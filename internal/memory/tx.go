@@ -160,7 +160,7 @@ func (tx *Tx) Commit(ctx context.Context) error {
 func (tx *Tx) apply() {
 	ts := tx.store.tables
 	row := ts.row(tx.lease.Partition)
-	row.Progress = tx.step.to
+	row.Progress, row.tries = tx.step.to, 0
 	ts.progress[tx.lease.Partition] = row
 	for _, b := range tx.batches {
 		ts.apply(b)

@@ -24,7 +24,7 @@ func (w *Worker) handleAct(ctx context.Context, m Message) ([]Settlement, error)
 		m.dead = &deja.Rejection{Code: deja.CodeUnknownType, Detail: err.Error()}
 		return w.handleRun(ctx, []Message{m})
 	}
-	if known, err := w.cfg.Store.Lookup(ctx, []deja.ID{m.Key}); err != nil || len(known) > 0 {
+	if known, _, err := w.cfg.Store.Lookup(ctx, []deja.ID{m.Key}); err != nil || len(known) > 0 {
 		if err != nil {
 			return nil, fmt.Errorf("look up the ledger: %w", err)
 		}

@@ -105,10 +105,11 @@ func (b *batch) lookUp(ctx context.Context, ms []Message) error {
 		keys = append(keys, m.Key)
 	}
 	slices.SortFunc(keys, func(x, y deja.ID) int { return slices.Compare(x[:], y[:]) })
-	entries, err := b.w.cfg.Store.Lookup(ctx, slices.Compact(keys))
+	entries, asked, err := b.w.cfg.Store.Lookup(ctx, slices.Compact(keys))
 	if err != nil {
 		return fmt.Errorf("look up the ledger: %w", err)
 	}
+	b.out.Asked = asked
 	for _, e := range entries {
 		if e.Partition == b.w.cfg.Partition && e.N > b.from.N {
 			return errAhead(e.N, b.from.N)

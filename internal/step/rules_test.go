@@ -36,12 +36,12 @@ type lookingStore struct {
 	b *bench
 }
 
-func (s lookingStore) Lookup(ctx context.Context, keys []deja.ID) ([]driver.Entry, error) {
-	es, err := s.Store.Lookup(ctx, keys)
+func (s lookingStore) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, asked int64, err error) {
+	es, asked, err = s.Store.Lookup(ctx, keys)
 	if s.b.after != nil {
 		s.b.after()
 	}
-	return es, err
+	return es, asked, err
 }
 
 func newBench(t *testing.T, svc *deja.Service) *bench {
@@ -471,7 +471,7 @@ func TestARetryOfWhatIsNoLongerHandledEndsIt(t *testing.T) {
 	if row := b.row(); row.Parked != 0 || row.Version != 1 {
 		t.Errorf("the row is %+v", row)
 	}
-	es, err := b.store.Lookup(t.Context(), ids[:1])
+	es, _, err := b.store.Lookup(t.Context(), ids[:1])
 	if err != nil || len(es) != 1 || es[0].Status != deja.DeadLetter {
 		t.Errorf("the message is %+v, %v; want it dead", es, err)
 	}

@@ -507,7 +507,7 @@ func (s *sim) checkLedger(ctx context.Context, decided map[deja.ID]journal.Entry
 		deliveries[env.ID]++
 	}
 	for id, e := range decided {
-		es, err := s.store.Lookup(ctx, []deja.ID{id})
+		es, _, err := s.store.Lookup(ctx, []deja.ID{id})
 		if err != nil || len(es) != 1 || es[0].N != e.N || es[0].Status != e.Decided.Status || es[0].Hash != e.Hash {
 			s.fail("ledger of %s: %+v, %v; the journal has decision %d, %s", id, es, err, e.N, e.Decided.Status)
 		}

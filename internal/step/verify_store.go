@@ -79,7 +79,7 @@ func (v *Verifier) missingEntry(ctx context.Context, store driver.Reader) error 
 	}
 	slices.SortFunc(entries, func(a, b driver.Entry) int { return int(a.N - b.N) })
 	for _, e := range entries {
-		found, err := store.Lookup(ctx, []deja.ID{e.Key})
+		found, _, err := store.Lookup(ctx, []deja.ID{e.Key})
 		if err != nil {
 			return fmt.Errorf("look up the ledger: %w", err)
 		}

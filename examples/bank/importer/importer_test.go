@@ -134,7 +134,7 @@ func TestRedeliveriesComeLaterAndInDisorder(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, r := range again {
-			first, err := db.Store().Lookup(t.Context(), []deja.ID{tr.ID()})
+			first, _, err := db.Store().Lookup(t.Context(), []deja.ID{tr.ID()})
 			if err != nil || r.Count != 1 || r.Conflict || r.First <= first[0].Offset {
 				t.Fatalf("transaction %d: %+v of %+v, %v", tr.Number, r, first, err)
 			}
