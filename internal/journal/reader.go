@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -95,25 +96,75 @@ func (r *Reader) Next(ctx context.Context, end int64, max int) ([]Entry, error) 
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", r.from, err)
 		}
-		entries := make([]Entry, 0, len(recs))
-		for _, rec := range recs {
-			if rec.Offset >= end {
-				r.mark.Offset = end
-				break
-			}
-			e, ok, err := r.take(rec)
-			if err != nil {
-				return entries, err
-			}
-			if ok {
-				entries = append(entries, e)
-			}
-		}
-		if len(entries) > 0 {
-			return entries, nil
+		if entries, err := r.takeAll(recs, end); err != nil || len(entries) > 0 {
+			return entries, err
 		}
 	}
 	return nil, nil
+}
+
+// Confirm reads on like Next, for a worker that knows what is to come: own returns the hash of its decision n, or zero.
+// A record that has it, in the worker's own life, counts without being decoded. It returns how many did, and stops
+// behind the first other decision that counts, which is then returned too.
+func (r *Reader) Confirm(ctx context.Context, end int64, max int, life driver.Incarnation, own func(n int64) [32]byte) (int, *Entry, error) {
+	if r.mark.Offset >= end {
+		return 0, nil, nil
+	}
+	r.from.Offset = r.mark.Offset
+	recs, err := r.log.Fetch(ctx, r.from, int(min(int64(max), end-r.mark.Offset)))
+	if err != nil {
+		return 0, nil, fmt.Errorf("read %s: %w", r.from, err)
+	}
+	count := 0
+	for _, rec := range recs {
+		if hash := wire.Hash(rec.Value); r.mark.Incarnation == life && hash == own(r.mark.N+1) {
+			r.mark.N, r.mark.Chain, r.mark.Offset = r.mark.N+1, hash, rec.Offset+1
+			r.seen = r.mark
+			count++
+			continue
+		}
+		e, ok, err := r.take(rec)
+		if err != nil {
+			return count, nil, err
+		}
+		if ok {
+			return count, &e, nil
+		}
+	}
+	return count, nil, nil
+}
+
+// Wait returns the next decisions, up to max of them, and waits for one if there are none.
+func (r *Reader) Wait(ctx context.Context, max int) ([]Entry, error) {
+	for {
+		r.from.Offset = r.mark.Offset
+		recs, err := r.log.Fetch(ctx, r.from, max)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", r.from, err)
+		}
+		if entries, err := r.takeAll(recs, math.MaxInt64); err != nil || len(entries) > 0 {
+			return entries, err
+		}
+	}
+}
+
+// takeAll takes the records below end, and returns those that count.
+func (r *Reader) takeAll(recs []driver.Record, end int64) ([]Entry, error) {
+	entries := make([]Entry, 0, len(recs))
+	for _, rec := range recs {
+		if rec.Offset >= end {
+			r.mark.Offset = end
+			break
+		}
+		e, ok, err := r.take(rec)
+		if err != nil {
+			return entries, err
+		}
+		if ok {
+			entries = append(entries, e)
+		}
+	}
+	return entries, nil
 }
 
 // take decides whether a record counts, and moves the mark past it.

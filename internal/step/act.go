@@ -35,6 +35,7 @@ func (w *Worker) handleAct(ctx context.Context, m Message) ([]Settlement, error)
 		if err != nil {
 			return nil, err
 		}
+		w.decided(b)
 		if err := w.commit(ctx, b); err != nil {
 			return nil, err
 		}
@@ -45,7 +46,7 @@ func (w *Worker) handleAct(ctx context.Context, m Message) ([]Settlement, error)
 }
 
 // drain makes the next batch of an act, and tells whether it is the last.
-func (w *Worker) drain(ctx context.Context, m *Message, begun bool) (*batch, bool, error) {
+func (w *Worker) drain(ctx context.Context, m *Message, begun bool) (*Batch, bool, error) {
 	stream, act := m.Env.Stream, m.payload.(deja.Act)
 	waiting, err := w.cfg.Store.Parked(ctx, w.cfg.Partition, stream, 0, maxDrain+1)
 	if err != nil {
@@ -56,11 +57,11 @@ func (w *Worker) drain(ctx context.Context, m *Message, begun bool) (*batch, boo
 	if err != nil {
 		return nil, false, err
 	}
-	if err := w.load(ctx, map[deja.Stream]bool{stream: true}); err != nil {
-		return nil, false, err
-	}
 	b := w.newBatch()
 	b.act = m
+	if err := w.load(ctx, map[deja.Stream]bool{stream: true}, b.committed); err != nil {
+		return nil, false, err
+	}
 	if !begun {
 		if begun, err = w.begun(ctx, m.Env.ID); err != nil {
 			return nil, false, err
@@ -70,8 +71,8 @@ func (w *Worker) drain(ctx context.Context, m *Message, begun bool) (*batch, boo
 		b.close(m, &deja.Rejection{Code: deja.CodeNotParked, Detail: fmt.Sprintf("message %s is not the oldest parked one of %s", act.Message, stream)})
 		return b, true, nil
 	}
-	if n := len(waiting); n > 0 && waiting[n-1].N > w.progress.N {
-		return nil, false, errAhead(waiting[n-1].N, w.progress.N)
+	if n := len(waiting); n > 0 && waiting[n-1].N > b.committed {
+		return nil, false, errAhead(waiting[n-1].N, b.committed)
 	}
 	for i, pm := range ms {
 		skip := i == 0 && !begun && m.Env.Type == deja.ActSkip
@@ -91,7 +92,7 @@ func (w *Worker) drain(ctx context.Context, m *Message, begun bool) (*batch, boo
 }
 
 // again settles a parked message anew. It returns why it failed again, if it did; then it stays where it is.
-func (b *batch) again(m Message, p driver.Parked, skip bool, act deja.Act) (*deja.Rejection, error) {
+func (b *Batch) again(m Message, p driver.Parked, skip bool, act deja.Act) (*deja.Rejection, error) {
 	h := b.w.states[p.Stream]
 	covers := b.to.Position - 1
 	if m.Key != p.Key && m.dead == nil {
@@ -117,14 +118,14 @@ func (b *batch) again(m Message, p driver.Parked, skip bool, act deja.Act) (*dej
 	return nil, nil
 }
 
-func (b *batch) unpark(p driver.Parked, h *held) {
+func (b *Batch) unpark(p driver.Parked, h *held) {
 	b.out.Unparked = append(b.out.Unparked, p)
 	h.row.Parked--
 	b.touch(h)
 }
 
 // close records the act's own decision, which moves the position past it.
-func (b *batch) close(m *Message, refusal *deja.Rejection) {
+func (b *Batch) close(m *Message, refusal *deja.Rejection) {
 	offset := m.Env.Position.Offset
 	b.act = nil
 	r := b.newRecord(*m, offset)
@@ -139,7 +140,7 @@ func (b *batch) close(m *Message, refusal *deja.Rejection) {
 
 // begun reports whether an act's drain was begun before a crash: then the last decision was made for it.
 func (w *Worker) begun(ctx context.Context, act deja.ID) (bool, error) {
-	if w.progress.N == 0 {
+	if w.next.N == 0 {
 		return false, nil
 	}
 	r, err := w.lastRecord(ctx)
@@ -152,7 +153,7 @@ func (w *Worker) begun(ctx context.Context, act deja.ID) (bool, error) {
 // lastRecord reads the partition's last decision: from the journal where it was committed into it, else from those
 // that the store keeps.
 func (w *Worker) lastRecord(ctx context.Context) (*wire.Record, error) {
-	n := w.progress.N
+	n := w.next.N
 	if !w.joint {
 		kept, err := w.cfg.Store.Unlogged(ctx, w.cfg.Partition, n-1, 1)
 		if err != nil {
@@ -171,7 +172,7 @@ func (w *Worker) lives() int64 {
 	if w.joint {
 		return 0
 	}
-	return w.progress.Incarnation.Number
+	return w.next.Incarnation.Number
 }
 
 // reread fetches parked messages from the inbox again.

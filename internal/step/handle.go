@@ -30,22 +30,17 @@ type Settlement struct {
 func (w *Worker) Handle(ctx context.Context, ms []Message) ([]Settlement, error) {
 	var all []Settlement
 	for len(ms) > 0 {
-		n := slices.IndexFunc(ms, func(m Message) bool { return m.Env.Kind == deja.KindAct && m.dead == nil })
+		n := Run(ms)
 		var done []Settlement
 		var err error
-		switch n {
-		case 0:
+		if n == 0 {
 			n = 1
 			done, err = w.handleAct(ctx, ms[0])
-		case -1:
-			n = len(ms)
-			fallthrough
-		default:
+		} else {
 			done, err = w.handleRun(ctx, ms[:n])
 		}
 		all = append(all, done...)
 		if err != nil {
-			w.forget()
 			return all, err
 		}
 		ms = ms[n:]
@@ -53,13 +48,33 @@ func (w *Worker) Handle(ctx context.Context, ms []Message) ([]Settlement, error)
 	return all, nil
 }
 
+// Run returns how many messages come before the first operator's act: what Decide takes. An act asks for transactions of
+// its own, and for Handle, with nothing else under way.
+func Run(ms []Message) int {
+	n := slices.IndexFunc(ms, func(m Message) bool { return m.Env.Kind == deja.KindAct && m.dead == nil })
+	if n < 0 {
+		return len(ms)
+	}
+	return n
+}
+
 // handleRun settles messages that are no acts, in one transaction.
 func (w *Worker) handleRun(ctx context.Context, ms []Message) ([]Settlement, error) {
+	b, err := w.Decide(ctx, ms)
+	if err != nil {
+		return nil, err
+	}
+	return w.Commit(ctx, b)
+}
+
+// Decide looks up, loads and decides messages, none of them an act, on top of all that was decided before them,
+// committed or not. The batches that it returns are to be committed in their order.
+func (w *Worker) Decide(ctx context.Context, ms []Message) (*Batch, error) {
 	b := w.newBatch()
 	if err := b.lookUp(ctx, ms); err != nil {
 		return nil, err
 	}
-	if err := w.load(ctx, b.streamsOf(ms)); err != nil {
+	if err := w.load(ctx, b.streamsOf(ms), b.committed); err != nil {
 		return nil, err
 	}
 	for _, m := range ms {
@@ -71,22 +86,38 @@ func (w *Worker) handleRun(ctx context.Context, ms []Message) ([]Settlement, err
 		}
 		b.to.Position = m.Env.Position.Offset + 1
 	}
+	w.decided(b)
+	return b, nil
+}
+
+// decided takes a batch as what comes next, and closes it.
+func (w *Worker) decided(b *Batch) {
+	b.out.States = w.changedStates()
+	w.next = b.to
+	w.flying = append(w.flying, b)
+}
+
+// Commit writes a batch, and returns what it settled.
+func (w *Worker) Commit(ctx context.Context, b *Batch) ([]Settlement, error) {
 	if err := w.commit(ctx, b); err != nil {
 		return nil, err
 	}
 	return b.settled, nil
 }
 
-// batch is one core transaction in the making.
-type batch struct {
+// A Batch is one core transaction in the making.
+type Batch struct {
 	w        *Worker
 	from, to driver.Progress
 	known    map[deja.ID]driver.Entry // the ledger, as far as this batch needs it, with what the batch added
 	out      driver.Batch
+	chains   [][32]byte       // of out.Records
 	repeats  map[repeatKey]int // index into out.Repeats
 	events   []deja.Envelope   // for the projections
 	settled  []Settlement
 	act      *Message // the operator's act that asks for this batch, if one does
+
+	committed int64 // the number of the last decision that was committed when this batch was begun
 }
 
 type repeatKey struct {
@@ -94,15 +125,34 @@ type repeatKey struct {
 	conflict bool
 }
 
-func (w *Worker) newBatch() *batch {
-	return &batch{w: w, from: w.progress, to: w.progress, known: map[deja.ID]driver.Entry{}, repeats: map[repeatKey]int{}}
+func (w *Worker) newBatch() *Batch {
+	committed := w.Progress().N
+	w.flying = slices.DeleteFunc(w.flying, func(b *Batch) bool { return b.to.N <= committed })
+	return &Batch{
+		w: w, from: w.next, to: w.next, known: map[deja.ID]driver.Entry{}, repeats: map[repeatKey]int{}, committed: committed,
+	}
+}
+
+// Len returns how many messages the batch settles.
+func (b *Batch) Len() int { return len(b.settled) }
+
+// flown returns the entry of a key in a batch that may not be committed yet.
+func (w *Worker) flown(key deja.ID) (e driver.Entry, ok bool) {
+	for i := len(w.flying) - 1; i >= 0 && !ok; i-- {
+		e, ok = w.flying[i].known[key]
+	}
+	return e, ok
 }
 
 // lookUp asks the ledger for the batch's keys, sorted. Repeats inside the batch are found later, in log order.
-func (b *batch) lookUp(ctx context.Context, ms []Message) error {
+func (b *Batch) lookUp(ctx context.Context, ms []Message) error {
 	keys := make([]deja.ID, 0, len(ms))
 	for _, m := range ms {
-		keys = append(keys, m.Key)
+		if e, ok := b.w.flown(m.Key); ok {
+			b.known[m.Key] = e // the store may not know it yet
+		} else {
+			keys = append(keys, m.Key)
+		}
 	}
 	slices.SortFunc(keys, func(x, y deja.ID) int { return slices.Compare(x[:], y[:]) })
 	entries, asked, err := b.w.cfg.Store.Lookup(ctx, slices.Compact(keys))
@@ -111,8 +161,8 @@ func (b *batch) lookUp(ctx context.Context, ms []Message) error {
 	}
 	b.out.Asked = asked
 	for _, e := range entries {
-		if e.Partition == b.w.cfg.Partition && e.N > b.from.N {
-			return errAhead(e.N, b.from.N)
+		if e.Partition == b.w.cfg.Partition && e.N > b.committed {
+			return errAhead(e.N, b.committed)
 		}
 		b.known[e.Key] = e
 	}
@@ -126,7 +176,7 @@ func errAhead(n, own int64) error {
 	return fmt.Errorf("%w: it has decision %d, this worker is at %d", driver.ErrFenced, n, own)
 }
 
-func (b *batch) streamsOf(ms []Message) map[deja.Stream]bool {
+func (b *Batch) streamsOf(ms []Message) map[deja.Stream]bool {
 	streams := map[deja.Stream]bool{}
 	for _, m := range ms {
 		if _, known := b.known[m.Key]; !known && m.dead == nil {
@@ -137,7 +187,7 @@ func (b *batch) streamsOf(ms []Message) map[deja.Stream]bool {
 }
 
 // settle settles one delivery.
-func (b *batch) settle(ctx context.Context, m Message) error {
+func (b *Batch) settle(ctx context.Context, m Message) error {
 	offset := m.Env.Position.Offset
 	first, known := b.known[m.Key]
 	switch {
@@ -172,7 +222,7 @@ func (b *batch) settle(ctx context.Context, m Message) error {
 	return nil
 }
 
-func (b *batch) repeat(key deja.ID, offset int64, conflict bool) {
+func (b *Batch) repeat(key deja.ID, offset int64, conflict bool) {
 	k := repeatKey{key, conflict}
 	i, ok := b.repeats[k]
 	if !ok {
@@ -189,7 +239,7 @@ func died(reason *deja.Rejection) deja.Decided {
 }
 
 // block parks a message behind an earlier one of its key.
-func (b *batch) block(m Message, h *held, covers int64) {
+func (b *Batch) block(m Message, h *held, covers int64) {
 	r := b.newRecord(m, covers)
 	r.Version = h.state.Version
 	r.Decided = deja.Decided{Status: deja.Parked, Reason: deja.Rejection{Code: deja.CodeBlocked, Detail: "an earlier message of the key is parked"}}
@@ -198,7 +248,7 @@ func (b *batch) block(m Message, h *held, covers int64) {
 }
 
 // park notes the pointer to a parked message, and that its key is blocked.
-func (b *batch) park(m Message, h *held) {
+func (b *Batch) park(m Message, h *held) {
 	b.out.Parked = append(b.out.Parked, driver.Parked{
 		Stream: m.Env.Stream, Partition: b.w.cfg.Partition, Offset: m.Env.Position.Offset, Key: m.Key, N: b.to.N,
 	})
@@ -207,7 +257,7 @@ func (b *batch) park(m Message, h *held) {
 }
 
 // touch notes that the last decision changed a stream's row.
-func (b *batch) touch(h *held) {
+func (b *Batch) touch(h *held) {
 	h.row.N = b.to.N
 	if !h.changed {
 		h.changed = true
@@ -217,7 +267,7 @@ func (b *batch) touch(h *held) {
 
 // decide lets the aggregate decide a message, folds what it recorded, and records the decision. The state in memory
 // is restored where the decision does not stand.
-func (b *batch) decide(m Message, h *held, covers int64) error {
+func (b *Batch) decide(m Message, h *held, covers int64) error {
 	r := b.newRecord(m, covers)
 	r.Decided = *b.w.cfg.Machine.Decide(h.state, m.Env, m.payload, r.Time)
 	r.Decided.Reason.Code, r.Decided.Reason.Detail = cut(r.Decided.Reason.Code), cut(r.Decided.Reason.Detail)
@@ -251,7 +301,7 @@ func (b *batch) decide(m Message, h *held, covers int64) error {
 }
 
 // fold applies a decision's events to h's state, completes the record, and returns what h becomes if it stands.
-func (b *batch) fold(r *wire.Record, h *held) (held, error) {
+func (b *Batch) fold(r *wire.Record, h *held) (held, error) {
 	next := *h
 	for i := range r.Decided.Events {
 		if err := b.w.cfg.Machine.Fold(h.state, &r.Decided.Events[i]); err != nil {
@@ -281,7 +331,7 @@ func (h *held) encode(m *deja.Machine) error {
 }
 
 // withdraw replaces a decision that does not stand, undoes its folding, and returns the new record's bytes.
-func (b *batch) withdraw(r *wire.Record, h *held, instead deja.Decided) ([]byte, error) {
+func (b *Batch) withdraw(r *wire.Record, h *held, instead deja.Decided) ([]byte, error) {
 	restored, err := b.w.hold(h.row)
 	if err != nil {
 		return nil, err
@@ -315,7 +365,7 @@ func parked(err error) deja.Decided {
 }
 
 // newRecord begins the record of the next decision.
-func (b *batch) newRecord(m Message, covers int64) *wire.Record {
+func (b *Batch) newRecord(m Message, covers int64) *wire.Record {
 	r := &wire.Record{
 		Kind: wire.KindDecision, N: b.to.N + 1, Prev: b.to.Chain, Incarnation: b.to.Incarnation,
 		Cause: *m.Env, Hash: m.Hash, Covers: covers,
@@ -341,9 +391,10 @@ func later(a, b time.Time) time.Time {
 }
 
 // record adds a decision's record, and its ledger entry: of a conflict there is none, as the key is another's.
-func (b *batch) record(m Message, r *wire.Record, raw []byte) {
+func (b *Batch) record(m Message, r *wire.Record, raw []byte) {
 	b.out.Records = append(b.out.Records, driver.JournalRecord{N: r.N, Value: raw})
 	b.to.N, b.to.Chain, b.to.Time, b.to.Fold = r.N, wire.Hash(raw), r.Time, r.Fold
+	b.chains = append(b.chains, b.to.Chain)
 	e := driver.Entry{
 		Key: m.Key, Hash: m.Hash, Partition: b.w.cfg.Partition, Offset: m.Env.Position.Offset, N: r.N, Status: r.Decided.Status,
 	}
@@ -355,33 +406,34 @@ func (b *batch) record(m Message, r *wire.Record, raw []byte) {
 }
 
 // commit writes a batch in one transaction. Whatever fails, nothing of it may be believed afterwards.
-func (w *Worker) commit(ctx context.Context, b *batch) error {
-	err := w.transact(ctx, b)
-	if err != nil {
-		w.forget()
+func (w *Worker) commit(ctx context.Context, b *Batch) error {
+	if err := w.transact(ctx, b); err != nil {
 		return err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.progress = b.to
 	w.ahead(b.to)
 	if w.joint {
 		w.released = b.to.N
 		return nil
 	}
-	if !b.out.Logged {
-		for _, r := range b.out.Records {
-			w.chains[r.N] = wire.Hash(r.Value)
-		}
+	if b.out.Logged {
+		return nil
+	}
+	w.fresh.add(b.out.Records)
+	for i, r := range b.out.Records {
+		w.chains[r.N] = b.chains[i]
 	}
 	return nil
 }
 
-func (w *Worker) transact(ctx context.Context, b *batch) error {
+func (w *Worker) transact(ctx context.Context, b *Batch) error {
 	tx, err := w.cfg.Store.Begin(ctx, w.lease)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	b.out.States = w.changedStates()
 	if err := tx.Write(ctx, &b.out); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}

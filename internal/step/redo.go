@@ -23,17 +23,16 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 		}
 		streams[e.Cause.Stream] = true
 	}
-	if err := w.load(ctx, streams); err != nil {
+	b := w.newBatch()
+	if err := w.load(ctx, streams, b.committed); err != nil {
 		return err
 	}
-	b := w.newBatch()
 	b.out.Logged = true
 	if err := b.recount(ctx, entries); err != nil {
 		return err
 	}
 	for _, e := range entries {
 		if err := b.redo(e); err != nil {
-			w.forget()
 			return err
 		}
 	}
@@ -44,6 +43,7 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 			}
 		}
 	}
+	w.decided(b)
 	if err := w.commit(ctx, b); err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 }
 
 // redo takes in one recorded decision.
-func (b *batch) redo(e journal.Entry) error {
+func (b *Batch) redo(e journal.Entry) error {
 	w, m := b.w, Message{Env: &e.Cause, Key: wire.LedgerKey(b.w.cfg.Machine.Name(), &e.Cause), Hash: e.Hash}
 	h := w.states[e.Cause.Stream]
 	for i := range e.Decided.Events {
@@ -90,7 +90,7 @@ func (b *batch) redo(e journal.Entry) error {
 
 // recount counts the duplicates among the inbox records that the entries cover: the journal has no decision of them.
 // An inbox that no longer goes back so far leaves them uncounted.
-func (b *batch) recount(ctx context.Context, entries []journal.Entry) error {
+func (b *Batch) recount(ctx context.Context, entries []journal.Entry) error {
 	_, end, err := b.w.cfg.Log.Bounds(ctx, b.w.inbox.Name, b.w.cfg.Partition)
 	if err != nil {
 		return err

@@ -271,12 +271,42 @@ func (p *simWorker) handle(ctx context.Context, max int) error {
 	if len(recs) == 0 {
 		return nil
 	}
-	done, err := p.w.Handle(ctx, step.NewPreparer(p.machine).Prepare(recs))
+	ms := step.NewPreparer(p.machine).Prepare(recs)
+	handle := p.w.Handle
+	if step.Run(ms) == len(ms) && p.s.rng.IntN(2) == 0 {
+		handle = p.overlap
+	}
+	done, err := handle(ctx, ms)
 	p.pending = append(p.pending, done...)
 	if err == nil {
 		p.tell()
 	}
 	return err
+}
+
+// overlap decides messages in batches, each before the one before it is committed, as a runner does.
+func (p *simWorker) overlap(ctx context.Context, ms []step.Message) (all []step.Settlement, err error) {
+	var flying []*step.Batch
+	commit := func() {
+		var done []step.Settlement
+		done, err = p.w.Commit(ctx, flying[0])
+		all, flying = append(all, done...), flying[1:]
+	}
+	for len(ms) > 0 && err == nil {
+		var b *step.Batch
+		n := 1 + p.s.rng.IntN(len(ms))
+		if b, err = p.w.Decide(ctx, ms[:n]); err != nil {
+			return all, err
+		}
+		ms, flying = ms[n:], append(flying, b)
+		for len(flying) > p.s.rng.IntN(3) && err == nil {
+			commit()
+		}
+	}
+	for len(flying) > 0 && err == nil {
+		commit()
+	}
+	return all, err
 }
 
 // next fetches without waiting, undisturbed.

@@ -27,14 +27,15 @@ func (w *Worker) Rebuild(ctx context.Context) error { return w.takeOver(ctx, tru
 
 func (w *Worker) takeOver(ctx context.Context, rebuild bool) error {
 	w.forget()
-	w.reading, w.chains = nil, map[int64][32]byte{}
+	w.reading, w.chains, w.fresh, w.flying = nil, map[int64][32]byte{}, freshRecords{}, nil
 	lease, err := w.cfg.Store.Acquire(ctx, driver.Assignment{
 		Inbox: w.inbox, Journal: w.journal, Partition: w.cfg.Partition, Tables: w.cfg.Machine.Tables(),
+		Owner: w.cfg.Owner, TTL: w.cfg.TTL,
 	})
 	if err != nil {
 		return Halt(fmt.Errorf("acquire: %w", err))
 	}
-	w.lease, w.progress = lease, lease.Progress
+	w.lease, w.progress, w.next, w.noted = lease, lease.Progress, lease.Progress, lease.Logged
 	err = Halt(w.meet(ctx, rebuild))
 	if errors.Is(err, deja.ErrHalted) {
 		// Taken over in the middle, a worker compares an old progress with a newer journal. Only the newest lease may
@@ -79,12 +80,12 @@ func (w *Worker) meet(ctx context.Context, rebuild bool) error {
 		}
 		from = driver.Logged{}
 	}
+	r := journal.NewReader(w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, from)
 	if found.back {
-		if err := w.beginLife(ctx, from); err != nil {
+		if err := w.beginLife(ctx, r); err != nil {
 			return err
 		}
 	}
-	r := journal.NewReader(w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, from)
 	if err := w.adopt(ctx, r, found.back); err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func (w *Worker) reset(ctx context.Context) error {
 		return fmt.Errorf("reset: %w", err)
 	}
 	w.progress = driver.Progress{Incarnation: w.progress.Incarnation}
-	w.last = driver.Progress{}
+	w.next, w.last = w.progress, driver.Progress{}
 	return nil
 }
 
@@ -143,6 +144,10 @@ func (w *Worker) survey(ctx context.Context, from driver.Logged) (survey, error)
 	p := w.progress
 	if w.joint {
 		return survey{end: from, back: w.lease.Copied || p.Incarnation.Number > from.Incarnation.Number && p.N > 0}, nil
+	}
+	if p.N == 0 { // it was lost, or emptied, if there is anything in the journal
+		end, err := w.end(ctx)
+		return survey{back: end > 0}, err
 	}
 	foreign := func(life driver.Incarnation) bool {
 		return life.Number > p.Incarnation.Number || life.Number == p.Incarnation.Number && life != p.Incarnation
@@ -191,19 +196,19 @@ func (w *Worker) end(ctx context.Context) (int64, error) {
 
 // beginLife begins a new life: first it is announced in the store, under the lease, then its marker goes into the
 // journal. So a worker that was taken over in between writes a marker of a lower number than its successor's, and a
-// marker that the store's newest worker does not know is another store's.
-func (w *Worker) beginLife(ctx context.Context, from driver.Logged) error {
-	r := journal.NewReader(w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, from)
-	if err := w.each(ctx, r, func([]journal.Entry) error { return nil }); err != nil {
+// marker that the store's newest worker does not know is another store's. Between the two the store adopts what the
+// journal has, so that a long journal is read once; only then is it known which numbers were used.
+func (w *Worker) beginLife(ctx context.Context, r *journal.Reader) error {
+	if err := w.announce(ctx, r.Mark().Incarnation); err != nil {
 		return err
 	}
-	b := w.newBatch()
-	b.to.Incarnation = driver.Incarnation{
-		Number: max(r.Mark().Incarnation.Number, w.progress.Incarnation.Number) + 1,
-		Nonce:  w.cfg.NewNonce(),
-	}
-	if err := w.commit(ctx, b); err != nil {
+	if err := w.adoptAll(ctx, r); err != nil {
 		return err
+	}
+	if used := r.Mark().Incarnation; used.Number >= w.progress.Incarnation.Number {
+		if err := w.announce(ctx, used); err != nil {
+			return err
+		}
 	}
 	end := r.Mark()
 	marker := driver.Record{
@@ -216,6 +221,17 @@ func (w *Worker) beginLife(ctx context.Context, from driver.Logged) error {
 		return fmt.Errorf("begin incarnation %d: %w", w.progress.Incarnation.Number, err)
 	}
 	return nil
+}
+
+// announce notes in the store a life of a higher number than those that are known to be used.
+func (w *Worker) announce(ctx context.Context, used driver.Incarnation) error {
+	b := w.newBatch()
+	b.to.Incarnation = driver.Incarnation{
+		Number: max(used.Number, w.progress.Incarnation.Number) + 1,
+		Nonce:  w.cfg.NewNonce(),
+	}
+	w.decided(b)
+	return w.commit(ctx, b)
 }
 
 // each calls fn with all decisions up to the journal's present end.
@@ -234,15 +250,7 @@ func (w *Worker) each(ctx context.Context, r *journal.Reader, fn func([]journal.
 // adopt takes into the store what the journal has beyond it. begun says that this store has begun a life of its own,
 // which the journal must then be in; else the store takes on the journal's.
 func (w *Worker) adopt(ctx context.Context, r *journal.Reader, begun bool) error {
-	err := w.each(ctx, r, func(entries []journal.Entry) error {
-		for len(entries) > 0 && entries[0].N <= w.progress.N {
-			entries = entries[1:]
-		}
-		if len(entries) == 0 {
-			return nil
-		}
-		return w.redo(ctx, entries)
-	})
+	err := w.adoptAll(ctx, r)
 	life := r.Mark().Incarnation
 	if err != nil || life == w.progress.Incarnation {
 		return err
@@ -253,7 +261,21 @@ func (w *Worker) adopt(ctx context.Context, r *journal.Reader, begun bool) error
 	}
 	b := w.newBatch()
 	b.to.Incarnation = life
+	w.decided(b)
 	return w.commit(ctx, b)
+}
+
+// adoptAll takes into the store the decisions up to the journal's present end that it does not have.
+func (w *Worker) adoptAll(ctx context.Context, r *journal.Reader) error {
+	return w.each(ctx, r, func(entries []journal.Entry) error {
+		for len(entries) > 0 && entries[0].N <= w.progress.N {
+			entries = entries[1:]
+		}
+		if len(entries) == 0 {
+			return nil
+		}
+		return w.redo(ctx, entries)
+	})
 }
 
 // publishFrom prepares relay and release: the journal has all up to the reader's mark, and the store must still keep

@@ -114,7 +114,7 @@ func operator(e *journal.Entry, m *Message) bool {
 }
 
 // batch returns an empty batch right before a decision.
-func (v *Verifier) batch(e *journal.Entry) *batch {
+func (v *Verifier) batch(e *journal.Entry) *Batch {
 	b := v.w.newBatch()
 	b.known = v.known
 	b.to = driver.Progress{N: e.N - 1, Chain: e.Prev, Time: v.at.Time, Incarnation: e.Incarnation}
@@ -122,7 +122,7 @@ func (v *Verifier) batch(e *journal.Entry) *batch {
 }
 
 // again decides as Handle does.
-func (v *Verifier) again(ctx context.Context, b *batch, e *journal.Entry, m Message, h *held) error {
+func (v *Verifier) again(ctx context.Context, b *Batch, e *journal.Entry, m Message, h *held) error {
 	if e.Act.IsZero() {
 		return b.settle(ctx, m)
 	}
@@ -137,7 +137,7 @@ func (v *Verifier) again(ctx context.Context, b *batch, e *journal.Entry, m Mess
 }
 
 // take folds a recorded decision without deciding it, and checks what it wrote if it was folded by this fold version.
-func (v *Verifier) take(b *batch, e *journal.Entry, m *Message, h *held) error {
+func (v *Verifier) take(b *Batch, e *journal.Entry, m *Message, h *held) error {
 	b.to.N = e.N
 	if e.Decided.Status != deja.Conflicted {
 		v.known[m.Key] = driver.Entry{Key: m.Key, Hash: e.Hash, Partition: v.w.cfg.Partition, Offset: e.Cause.Position.Offset, N: e.N, Status: e.Decided.Status}

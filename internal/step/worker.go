@@ -9,7 +9,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -27,7 +30,9 @@ type Config struct {
 	Log       driver.Log
 	Store     driver.Store
 	Partition int32
-	Build     string // recorded with every decision
+	Build     string        // recorded with every decision
+	Owner     deja.ID       // the process, to a store that several share; or zero
+	TTL       time.Duration // how long the store takes the owner for alive
 
 	// NewNonce gives the nonce of a new incarnation.
 	NewNonce func() [16]byte
@@ -37,27 +42,42 @@ type Config struct {
 	Adopted func(n int64)
 }
 
-// maxCached bounds the states that a worker keeps; above it all are dropped and loaded again as needed.
-const maxCached = 1 << 16
+// What a worker keeps of the states that it has loaded; above either bound those that are not on their way to the store
+// are dropped, and loaded again as needed.
+const (
+	maxCached      = 1 << 16
+	maxCachedBytes = 8 << 20 // of their rows; in memory they take several times that
+)
 
-// A Worker handles one partition. After an error of any of its steps but those of the context it must take over
-// again. It is not safe for concurrent use.
+// A Worker handles one partition. Its steps come in three groups, Decide, Commit, and Relay with Release; a step of
+// one group may run beside those of the others, which is what lets a runner overlap them. Else a worker is not safe
+// for concurrent use. After any error it must take over again.
 type Worker struct {
 	cfg     Config
 	joint   bool
 	inbox   driver.Topic
 	journal driver.Topic
+	lease   driver.Lease
 
-	lease    driver.Lease
-	progress driver.Progress
-	states   map[deja.Stream]*held
-	changed  []*held            // of states: those that the batch in the making changed
-	reading  *journal.Reader    // of the own journal, for release; nil where log and store are one
-	released int64              // every decision up to it is logged
-	relayed  int64              // every decision up to it was appended to the journal by this worker, or read in it
+	// Of Decide.
+	next    driver.Progress // after all that was decided, committed or not
+	flying  []*Batch        // decided, and when the last Decide began not known to be committed
+	states  map[deja.Stream]*held
+	bytes   int     // of their rows
+	changed []*held // of states: those that the batch in the making changed
+	last    driver.Progress
+	dec     *wire.Decoder
+
+	// Of Relay and Release.
+	reading *journal.Reader // of the own journal, for release; nil where log and store are one
+	relayed int64           // every decision up to it was appended to the journal by this worker, or read in it
+	noted   driver.Logged   // how far the store knows that the journal was read
+
+	mu       sync.Mutex      // guards what the groups share
+	progress driver.Progress // as it was committed
+	released int64           // every decision up to it is logged
+	fresh    freshRecords    // committed and not yet relayed, as far as they are kept in memory
 	chains   map[int64][32]byte // of the decisions made and not yet released
-	last     driver.Progress    // the furthest this worker ever saw its store
-	dec      *wire.Decoder
 }
 
 // held is a state in memory, with what the next write-set is told from.
@@ -90,20 +110,54 @@ func New(ctx context.Context, cfg Config) (*Worker, error) {
 
 // Position returns the next inbox position to fetch from.
 func (w *Worker) Position() deja.Position {
-	return deja.Position{Topic: w.inbox.Name, Partition: w.cfg.Partition, Offset: w.progress.Position}
+	return deja.Position{Topic: w.inbox.Name, Partition: w.cfg.Partition, Offset: w.next.Position}
 }
 
-// Progress returns how far the partition was handled.
-func (w *Worker) Progress() driver.Progress { return w.progress }
+// Progress returns how far the partition was handled, durably. It may be called at any time.
+func (w *Worker) Progress() driver.Progress {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.progress
+}
 
-// Released returns the number up to which every decision is logged and may be told.
-func (w *Worker) Released() int64 { return w.released }
+// Released returns the number up to which every decision is logged and may be told. It may be called at any time.
+func (w *Worker) Released() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.released
+}
+
+// Lease returns the lease of the last take-over.
+func (w *Worker) Lease() driver.Lease { return w.lease }
+
+// Ready notes that the partition is whole, and returns those that are not yet: nobody may decide before there are none.
+func (w *Worker) Ready(ctx context.Context) ([]int32, error) { return w.cfg.Store.Ready(ctx, w.lease) }
+
+// Attempt notes that a message is about to be handled, for the case that it kills the process.
+func (w *Worker) Attempt(ctx context.Context, offset, careful int64) (int64, error) {
+	return w.cfg.Store.Attempt(ctx, w.lease, offset, careful)
+}
+
+// GiveBack ends the lease: the partition is anybody's.
+func (w *Worker) GiveBack(ctx context.Context) error { return w.cfg.Store.Release(ctx, w.lease) }
 
 // Joint reports whether log and store are one database.
 func (w *Worker) Joint() bool { return w.joint }
 
 // forget drops all that was learned from the store: it may not be true any more.
-func (w *Worker) forget() { w.states, w.changed = map[deja.Stream]*held{}, nil }
+func (w *Worker) forget() { w.states, w.changed, w.bytes = map[deja.Stream]*held{}, nil, 0 }
+
+// evict makes room for more states. Those that may be on their way to the store stay: it does not have them yet.
+func (w *Worker) evict(more int, committed int64) {
+	if len(w.states)+more <= maxCached && w.bytes <= maxCachedBytes {
+		return
+	}
+	maps.DeleteFunc(w.states, func(_ deja.Stream, h *held) bool { return h.row.N <= committed && !h.changed })
+	w.bytes = 0
+	for _, h := range w.states {
+		w.bytes += len(h.row.Data)
+	}
+}
 
 // ahead remembers the furthest point of the store, to notice one that went back.
 func (w *Worker) ahead(p driver.Progress) {
@@ -126,11 +180,10 @@ func Halt(err error) error {
 	return err
 }
 
-// load makes sure that the states of the streams are held.
-func (w *Worker) load(ctx context.Context, streams map[deja.Stream]bool) error {
-	if len(w.states)+len(streams) > maxCached {
-		w.forget()
-	}
+// load makes sure that the states of the streams are held. What is read may not be ahead of what was committed when
+// Decide began: states that are on their way to the store are held.
+func (w *Worker) load(ctx context.Context, streams map[deja.Stream]bool, committed int64) error {
+	w.evict(len(streams), committed)
 	var missing []deja.Stream
 	for s := range streams {
 		if _, ok := w.states[s]; !ok {
@@ -146,8 +199,8 @@ func (w *Worker) load(ctx context.Context, streams map[deja.Stream]bool) error {
 	}
 	found := make(map[deja.Stream]driver.State, len(rows))
 	for _, r := range rows {
-		if r.N > w.progress.N {
-			return errAhead(r.N, w.progress.N)
+		if r.N > committed {
+			return errAhead(r.N, committed)
 		}
 		found[r.Stream] = r
 	}
@@ -159,6 +212,7 @@ func (w *Worker) load(ctx context.Context, streams map[deja.Stream]bool) error {
 		if w.states[s], err = w.hold(row); err != nil {
 			return err
 		}
+		w.bytes += len(row.Data)
 	}
 	return nil
 }

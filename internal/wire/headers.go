@@ -1,0 +1,134 @@
+package wire
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+)
+
+// The headers that records carry for readers that are not deja: the attributes of CloudEvents 1.0 as its Kafka binding
+// names them, in binary mode, and the W3C trace context of the message.
+const (
+	headerSpec    = "ce_specversion"
+	headerID      = "ce_id"
+	headerSource  = "ce_source"
+	headerType    = "ce_type"
+	headerSubject = "ce_subject"
+	headerTime    = "ce_time"
+	headerContent = "content-type"
+)
+
+// What is in an inbox or a journal is in a form of deja's own; the type of the content says so.
+const (
+	messageContent = "application/vnd.deja.message"
+	recordContent  = "application/vnd.deja.record"
+)
+
+var specVersion = []byte("1.0")
+
+// traceHeaders are passed on as they are.
+var traceHeaders = []string{"traceparent", "tracestate"}
+
+// MessageHeaders returns the headers of an inbox record.
+func MessageHeaders(e *deja.Envelope) []driver.Header {
+	hs := append(make([]driver.Header, 0, 8),
+		driver.Header{Name: headerSpec, Value: specVersion},
+		driver.Header{Name: headerID, Value: []byte(e.ID.String())},
+		driver.Header{Name: headerSource, Value: []byte(e.Source)},
+		driver.Header{Name: headerType, Value: []byte(e.Type)},
+		driver.Header{Name: headerSubject, Value: []byte(e.Stream.Aggregate + "/" + e.Stream.Key)},
+		driver.Header{Name: headerContent, Value: []byte(messageContent)})
+	return appendTrace(hs, e.Headers)
+}
+
+func appendTrace(hs []driver.Header, from map[string]string) []driver.Header {
+	for _, name := range traceHeaders {
+		if v := from[name]; v != "" {
+			hs = append(hs, driver.Header{Name: name, Value: []byte(v)})
+		}
+	}
+	return hs
+}
+
+// RecordHeaders returns the headers of a journal record of a partition, of which it looks at no more than it must. What
+// is no record has none.
+func RecordHeaders(service string, partition int32, record []byte) []driver.Header {
+	var n uint64
+	var aggregate, key []byte
+	var at time.Time
+	hs := make([]driver.Header, 0, 9)
+	cause := func(f field) error {
+		switch f.num {
+		case 6:
+			aggregate = f.b
+		case 7:
+			key = f.b
+		case 14:
+			var kv [2][]byte
+			err := fields(f.b, func(f field) error {
+				if f.num == 1 || f.num == 2 {
+					kv[f.num-1] = f.b
+				}
+				return nil
+			})
+			if name := string(kv[0]); err == nil && (name == traceHeaders[0] || name == traceHeaders[1]) {
+				hs = append(hs, driver.Header{Name: name, Value: kv[1]})
+			}
+			return err
+		}
+		return nil
+	}
+	kind := "deja.decision"
+	err := fields(record, func(f field) error {
+		switch f.num {
+		case 2:
+			n = f.v
+		case 6:
+			return fields(f.b, cause)
+		case 18:
+			at = f.time()
+		case 26:
+			if Kind(f.v) == KindMarker {
+				kind = "deja.marker"
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil
+	}
+	id := strconv.AppendInt(nil, int64(partition), 10)
+	id = strconv.AppendUint(append(id, ':'), n, 10)
+	return append(hs,
+		driver.Header{Name: headerSpec, Value: specVersion},
+		driver.Header{Name: headerID, Value: id},
+		driver.Header{Name: headerSource, Value: []byte(Journal(service))},
+		driver.Header{Name: headerType, Value: []byte(kind)},
+		driver.Header{Name: headerSubject, Value: append(append(append(make([]byte, 0, len(aggregate)+len(key)+1), aggregate...), '/'), key...)},
+		driver.Header{Name: headerTime, Value: at.AppendFormat(nil, time.RFC3339Nano)},
+		driver.Header{Name: headerContent, Value: []byte(recordContent)})
+}
+
+// EventHeaders returns the headers of a recorded event, published as a plain CloudEvent: its payload is the record's
+// value. Besides the standard attributes there are the stream's tenant (if it has one) and version, the message that
+// caused the event, and the correlation.
+func EventHeaders(e *deja.Envelope, cause *deja.Envelope) []driver.Header {
+	hs := append(make([]driver.Header, 0, 14),
+		driver.Header{Name: headerSpec, Value: specVersion},
+		driver.Header{Name: headerID, Value: []byte(e.ID.String())},
+		driver.Header{Name: headerSource, Value: []byte(e.Source)},
+		driver.Header{Name: headerType, Value: []byte(e.Type)},
+		driver.Header{Name: headerSubject, Value: []byte(e.Stream.Aggregate + "/" + e.Stream.Key)},
+		driver.Header{Name: headerTime, Value: e.Time.AppendFormat(nil, time.RFC3339Nano)},
+		driver.Header{Name: headerContent, Value: []byte(e.ContentType)},
+		driver.Header{Name: "ce_partitionkey", Value: []byte(e.Stream.Key)},
+		driver.Header{Name: "ce_version", Value: strconv.AppendInt(nil, e.Version, 10)},
+		driver.Header{Name: "ce_causationid", Value: []byte(e.CausationID.String())},
+		driver.Header{Name: "ce_correlationid", Value: []byte(e.CorrelationID.String())})
+	if e.Stream.Tenant != "" {
+		hs = append(hs, driver.Header{Name: "ce_tenant", Value: []byte(e.Stream.Tenant)})
+	}
+	return appendTrace(hs, cause.Headers)
+}
