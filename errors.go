@@ -42,6 +42,7 @@ const (
 	CodeUnknownType = "deja.unknown-type" // no aggregate of the service handles the type
 	CodeMalformed   = "deja.malformed"    // the record or its payload cannot be read
 	CodeFailed      = "deja.failed"       // the handler returned an error or panicked: the message is parked
+	CodeKilled      = "deja.killed"       // several processes died while they handled the message: it is parked
 	CodeBlocked     = "deja.blocked"      // parked behind another message of its key
 	CodeSkipped     = "deja.skipped"      // given up by an operator
 	CodeNotParked   = "deja.not-parked"   // an act names a message that is not the oldest parked one of its key

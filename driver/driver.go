@@ -141,7 +141,7 @@ type Lease struct {
 	Copied   bool // the store was copied and adopted: take a new incarnation
 
 	Held    bool  // by its owner, whose time has not run out: as [Reader.Leases] tells, by the store's clock
-	Tries   int64 // how often the partition was acquired by owners, this time included, since it last advanced or was released
+	Tries   int64 // how many owners in turn acquired the partition, this one included, since it last advanced or was released
 	Careful int64 // the inbox offset below which messages are handled one by one, each noted by Attempt; 0 at first
 }
 
@@ -240,9 +240,10 @@ type Store interface {
 	// noted since the store was made or reset, in order. While there are any, the ledger has gaps: nobody may decide.
 	Ready(ctx context.Context, l Lease) (waiting []int32, err error)
 
-	// Attempt notes durably that the message at an inbox offset is about to be handled, and returns how often that was
-	// noted of this offset since another was. It sets the lease's Careful.
-	Attempt(ctx context.Context, l Lease, offset, careful int64) (attempts int64, err error)
+	// Attempt notes durably that the lease's owner is about to handle the message at an inbox offset, and returns how many
+	// owners have died since they noted that of the same offset, with none of another in between. In a [Shared] store
+	// those are dead that are no members any more, else all but the one that asks. It sets the lease's Careful.
+	Attempt(ctx context.Context, l Lease, offset, careful int64) (died int64, err error)
 
 	// Release gives the lease back: the partition is nobody's, and its end was a clean one. The lease is fenced from
 	// then on.

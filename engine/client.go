@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +12,6 @@ import (
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/place"
 	"github.com/dejalog/deja/internal/request"
-	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/wire"
 )
 
@@ -36,11 +36,22 @@ func (c *client) Do(ctx context.Context, r deja.Request) (deja.Outcome, error) {
 
 func invalid(err error) error { return fmt.Errorf("%w: %w", deja.ErrInvalid, err) }
 
+// do sends a message and waits for its decision in the journal: whoever makes it, this process or another.
 func (c *client) do(ctx context.Context, env *deja.Envelope) (deja.Outcome, error) {
 	m, err := c.outgoing(env)
 	if err != nil {
 		return deja.Outcome{}, invalid(err)
 	}
+	p, err := c.partition(ctx, env.Stream)
+	if err != nil {
+		return deja.Outcome{}, err
+	}
+	// First it waits, and then it looks and sends: what is not in the ledger yet will be told.
+	w, err := p.tail.wait(ctx, m.key)
+	if err != nil {
+		return deja.Outcome{}, err
+	}
+	defer p.tail.leave(w)
 	// The first outcome of a known message is the answer, whatever else waits to be handled. The delivery is
 	// recorded all the same.
 	first, known, err := c.known(ctx, m)
@@ -54,23 +65,54 @@ func (c *client) do(ctx context.Context, env *deja.Envelope) (deja.Outcome, erro
 	if err != nil {
 		return deja.Outcome{}, err
 	}
-	ps, err := c.e.partitions(ctx)
-	if err != nil {
-		return deja.Outcome{}, err
-	}
-	s, err := ps[at[0].Partition].wait(ctx, at[0].Offset)
+	a, err := c.answer(ctx, p, w, m, at[0])
 	if err != nil {
 		return deja.Outcome{ID: env.ID}, err
 	}
-	v, err := c.answer(ctx, m, at[0], s)
-	if err != nil {
-		return deja.Outcome{ID: env.ID}, fmt.Errorf("%w (%w)", deja.ErrPending, err)
+	return a.Outcome()
+}
+
+// answer waits for the decision that answers a message: its own, or that of the first delivery.
+func (c *client) answer(ctx context.Context, p *partition, w *waiter, m outgoing, at deja.Position) (request.Answer, error) {
+	for {
+		p.tail.mu.Lock()
+		records, err := w.records, w.err
+		w.records = nil
+		p.tail.mu.Unlock()
+		for _, r := range records {
+			own := r.Cause.Position.Offset == at.Offset
+			switch {
+			case own:
+				return request.Decided(r), nil
+			case r.Decided.Status != deja.Conflicted && r.Hash == m.hash:
+				return request.Answer{Record: r, Duplicate: true}, nil
+			}
+		}
+		if err := cmp.Or(p.haltedBy(), err); err != nil {
+			return request.Answer{}, err
+		}
+		select {
+		case <-w.told:
+		case <-ctx.Done():
+			return request.Answer{}, fmt.Errorf("%w (%w)", deja.ErrPending, ctx.Err())
+		}
 	}
-	return v.Outcome()
 }
 
 // Send implements [deja.Client].
 func (c *client) Send(ctx context.Context, rs ...deja.Request) ([]deja.ID, error) {
+	ms, ids, err := c.outgoings(rs)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.append(ctx, ms); err != nil {
+		return nil, err
+	}
+	return ids, nil
+}
+
+// outgoings makes messages of requests; all of them are valid, or none is returned.
+func (c *client) outgoings(rs []deja.Request) ([]outgoing, []deja.ID, error) {
 	ids, ms := make([]deja.ID, len(rs)), make([]outgoing, len(rs))
 	for i := range rs {
 		env, err := request.Message(c.e.machine, &rs[i])
@@ -78,14 +120,11 @@ func (c *client) Send(ctx context.Context, rs ...deja.Request) ([]deja.ID, error
 			ms[i], err = c.outgoing(env)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("request %d: %w", i, invalid(err))
+			return nil, nil, fmt.Errorf("request %d: %w", i, invalid(err))
 		}
 		ids[i] = env.ID
 	}
-	if _, err := c.append(ctx, ms); err != nil {
-		return nil, err
-	}
-	return ids, nil
+	return ms, ids, nil
 }
 
 // State implements [deja.Client].
@@ -115,11 +154,20 @@ func (c *client) ready(ctx context.Context, s deja.Stream) error {
 	if !c.e.running.Load() {
 		return nil
 	}
-	ps, err := c.e.partitions(ctx)
+	p, err := c.partition(ctx, s)
 	if err != nil {
 		return err
 	}
-	return ps[place.Partition(s.Key, int32(len(ps)))].ready(ctx)
+	return p.ready(ctx)
+}
+
+// partition returns the one that a stream's messages go to.
+func (c *client) partition(ctx context.Context, s deja.Stream) (*partition, error) {
+	ps, err := c.e.partitions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return ps[place.Partition(s.Key, int32(len(ps)))], nil
 }
 
 func (c *client) outgoing(env *deja.Envelope) (outgoing, error) {
@@ -130,6 +178,13 @@ func (c *client) outgoing(env *deja.Envelope) (outgoing, error) {
 	return outgoing{env, wire.LedgerKey(c.e.machine.Name(), env), hash}, nil
 }
 
+// record returns the inbox record of a message, not placed yet.
+func (m outgoing) record() driver.Record {
+	return driver.Record{
+		Key: m.env.Stream.Key, Value: wire.AppendMessage(make([]byte, 0, 256), m.env), Headers: wire.MessageHeaders(m.env),
+	}
+}
+
 // append puts messages into the inbox, durably.
 func (c *client) append(ctx context.Context, ms []outgoing) ([]deja.Position, error) {
 	ps, err := c.e.partitions(ctx)
@@ -138,11 +193,8 @@ func (c *client) append(ctx context.Context, ms []outgoing) ([]deja.Position, er
 	}
 	recs := make([]driver.Record, len(ms))
 	for i, m := range ms {
-		recs[i] = driver.Record{
-			Partition: place.Partition(m.env.Stream.Key, int32(len(ps))),
-			Key:       m.env.Stream.Key,
-			Value:     wire.AppendMessage(make([]byte, 0, 256), m.env),
-		}
+		recs[i] = m.record()
+		recs[i].Partition = place.Partition(m.env.Stream.Key, int32(len(ps)))
 	}
 	at, err := c.e.log.Append(ctx, wire.Inbox(c.e.machine.Name()), recs)
 	if errors.Is(err, driver.ErrTooLarge) {
@@ -154,11 +206,11 @@ func (c *client) append(ctx context.Context, ms []outgoing) ([]deja.Position, er
 	return at, nil
 }
 
-// known looks for a logged outcome of a message that the ledger knows. A parked message has none yet, and a conflict
-// must go through the inbox to be recorded.
+// known looks for a logged outcome of a message that the ledger knows. A conflict must go through the inbox to be
+// recorded.
 func (c *client) known(ctx context.Context, m outgoing) (request.Answer, bool, error) {
 	es, _, err := c.e.store.Lookup(ctx, []deja.ID{m.key})
-	if err != nil || len(es) == 0 || es[0].Hash != m.hash || es[0].Status == deja.Parked {
+	if err != nil || len(es) == 0 || es[0].Hash != m.hash {
 		return request.Answer{}, false, err
 	}
 	if ok, err := c.released(ctx, es[0]); !ok {
@@ -171,22 +223,28 @@ func (c *client) known(ctx context.Context, m outgoing) (request.Answer, bool, e
 	return request.Answer{Record: r, Duplicate: true}, err == nil, err
 }
 
-// released reports whether a decision may be told: where log and store are two, this engine must have read it back, as
-// a record may lie behind the marker of a later life.
+// released reports whether a decision may be told: where log and store are two, it must have been read in the journal,
+// as a record may lie behind the marker of a later life.
 func (c *client) released(ctx context.Context, e driver.Entry) (bool, error) {
-	if c.joint() {
+	if c.e.joint() {
 		return true, nil
 	}
 	ps, err := c.e.partitions(ctx)
 	if err != nil || int(e.Partition) >= len(ps) {
 		return false, err
 	}
-	return ps[e.Partition].hasReleased(e.N), nil
+	t := &ps[e.Partition].tail
+	if t.has(e.N) {
+		return true, nil
+	}
+	at, err := ps[e.Partition].logged(ctx)
+	return e.N <= at.N, err
 }
 
-func (c *client) joint() bool {
-	j, ok := c.e.store.(driver.Joint)
-	return ok && j.Joint(c.e.log)
+// joint reports whether log and store are one database.
+func (e *Engine) joint() bool {
+	j, ok := e.store.(driver.Joint)
+	return ok && j.Joint(e.log)
 }
 
 // recorded reads the decision of a ledger entry from the journal.
@@ -196,55 +254,9 @@ func (c *client) recorded(ctx context.Context, e driver.Entry) (*wire.Record, er
 		return nil, err
 	}
 	latest := at.Incarnation.Number
-	if c.joint() {
+	if c.e.joint() {
 		latest = 0
 	}
 	found, err := journal.Find(ctx, c.e.log, c.e.machine.Name(), e.Partition, e.N, latest)
 	return found.Record, err
-}
-
-// answer turns a settlement into what is told; without one the ledger has it.
-func (c *client) answer(ctx context.Context, m outgoing, at deja.Position, s *step.Settlement) (request.Answer, error) {
-	switch {
-	case s == nil:
-		return c.fromLedger(ctx, m, at)
-	case s.Record != nil:
-		return request.Decided(s.Record), nil
-	}
-	r, err := c.recorded(ctx, s.Entry)
-	return request.Answer{Record: r, Duplicate: true}, err
-}
-
-// fromLedger answers for a message that was settled unseen: by a transaction whose commit looked failed.
-func (c *client) fromLedger(ctx context.Context, m outgoing, at deja.Position) (request.Answer, error) {
-	es, _, err := c.e.store.Lookup(ctx, []deja.ID{m.key})
-	if err != nil {
-		return request.Answer{}, err
-	}
-	if len(es) == 0 {
-		return request.Answer{}, fmt.Errorf("message %s is below the handled position, but not in the ledger", m.env.ID)
-	}
-	r, err := c.recorded(ctx, es[0])
-	if err != nil {
-		return request.Answer{}, err
-	}
-	a := request.Answer{Record: r, Duplicate: es[0].Offset != at.Offset}
-	if es[0].Hash != m.hash {
-		first := deja.Position{Topic: at.Topic, Partition: es[0].Partition, Offset: es[0].Offset}
-		a.Conflict = &deja.Conflict{ID: m.env.ID, First: first, Second: at, Paths: c.differ(ctx, first, m.env)}
-	}
-	return a, nil
-}
-
-// differ names what differs from the first message; nil where it cannot be read.
-func (c *client) differ(ctx context.Context, first deja.Position, env *deja.Envelope) []string {
-	recs, err := c.e.log.Fetch(ctx, first, 1)
-	if err != nil {
-		return nil
-	}
-	old, err := wire.NewDecoder(c.e.machine.Name()).Message(recs[0].Value)
-	if err != nil {
-		return nil
-	}
-	return step.Differ(old, env)
 }

@@ -1,6 +1,8 @@
 // Package engine runs a service: it takes messages from the service's inbox, lets its aggregates decide them, and
 // answers the clients that wait. What it decides and writes, and in which order, is the business of the step
 // functions below it; here are the goroutines, the clock and the retries around them.
+//
+// Any number of processes may run one service on one store that they share: each handles some of the partitions.
 package engine
 
 import (
@@ -18,12 +20,25 @@ import (
 	"github.com/dejalog/deja/internal/wire"
 )
 
-// Config says what an engine runs, and on what. All fields but Logger are required.
+// Config says what an engine runs, and on what. Service, Log and Store are required.
 type Config struct {
 	Service *deja.Service
 	Log     driver.Log
 	Store   driver.Store
 	Logger  *slog.Logger // nil is slog.Default()
+
+	// Group names a consumer group of the log, which then says which partitions this process handles; the log must be a
+	// [driver.Grouper]. Without one the processes share them by the store's leases, which need no group and notice a
+	// dead process within seconds. Either way the store alone keeps two processes from writing one partition.
+	Group string
+
+	// Publish names a topic into which every recorded event goes as a plain CloudEvent, for everyone who is not deja:
+	// the payload is the record's value, the attributes are its headers. At least once, and in order per stream; the
+	// log must keep [driver.Cursors], and have the topic.
+	Publish string
+
+	// Consume says which foreign topics are read into the inbox.
+	Consume []Consume
 }
 
 // ErrRunning is returned by Run while the engine runs already.
@@ -31,14 +46,17 @@ var ErrRunning = errors.New("the engine runs already")
 
 // An Engine runs one service. Its methods are safe for concurrent use.
 type Engine struct {
+	cfg     Config
 	machine *deja.Machine
 	log     driver.Log
 	store   driver.Store
 	logger  *slog.Logger
 	running atomic.Bool
+	faults  faults
 
-	mu   sync.Mutex
-	made []*partition // at first use, as the log says how many there are
+	mu     sync.Mutex
+	made   []*partition // at first use, as the log says how many there are
+	member deja.ID      // of the present or last Run
 }
 
 // New checks a service and returns an engine for it, which does nothing before Run. The error joins all that is
@@ -48,19 +66,34 @@ func New(cfg Config) (*Engine, error) {
 	if err == nil {
 		err = m.Undeliverable()
 	}
-	if cfg.Log == nil {
-		err = errors.Join(err, errors.New("no Log: sqlite.Open(ctx, path) has one"))
-	}
-	if cfg.Store == nil {
-		err = errors.Join(err, errors.New("no Store: sqlite.Open(ctx, path) has one"))
-	}
-	if err != nil {
+	if err = errors.Join(err, cfg.check()); err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Engine{machine: m, log: cfg.Log, store: cfg.Store, logger: cfg.Logger.With("service", m.Name())}, nil
+	return &Engine{cfg: cfg, machine: m, log: cfg.Log, store: cfg.Store, logger: cfg.Logger.With("service", m.Name())}, nil
+}
+
+// check returns all that is wrong with a configuration but for its service.
+func (cfg *Config) check() error {
+	var errs []error
+	if cfg.Log == nil {
+		errs = append(errs, errors.New("no Log: sqlite.Open(ctx, path) has one"))
+	}
+	if cfg.Store == nil {
+		errs = append(errs, errors.New("no Store: sqlite.Open(ctx, path) has one"))
+	}
+	if _, ok := cfg.Log.(driver.Grouper); cfg.Group != "" && !ok && cfg.Log != nil {
+		errs = append(errs, fmt.Errorf("group %q: this log has no consumer groups; leave Group empty, and the store's leases share the partitions", cfg.Group))
+	}
+	if _, ok := cfg.Log.(driver.Cursors); (cfg.Publish != "" || len(cfg.Consume) > 0) && !ok && cfg.Log != nil {
+		errs = append(errs, errors.New("Publish and Consume need a log that keeps cursors"))
+	}
+	for _, c := range cfg.Consume {
+		errs = append(errs, c.check())
+	}
+	return errors.Join(errs...)
 }
 
 // partitions returns the service's partitions, made when the log first tells how many there are.
@@ -83,9 +116,10 @@ func (e *Engine) partitions(ctx context.Context) ([]*partition, error) {
 	return e.made, nil
 }
 
-// Run runs the service until ctx ends, and returns its error; or until a partition halts, and returns an error that
-// wraps [deja.ErrHalted]. Faults of log and store are tried again for ever, and logged. An engine may be run again
-// once Run has returned.
+// Run runs the service until ctx ends, and returns its error; or until no partition is left that it could handle
+// because all have halted, and returns an error that wraps [deja.ErrHalted]. Faults of log and store are tried again
+// for ever, and logged. When ctx ends, what is under way is finished within seconds, and the partitions are given back,
+// so that another process can go on at once. An engine may be run again once Run has returned.
 func (e *Engine) Run(ctx context.Context) error {
 	if !e.running.CompareAndSwap(false, true) {
 		return ErrRunning
@@ -100,25 +134,41 @@ func (e *Engine) Run(ctx context.Context) error {
 		sleep(ctx, wait)
 		ps, err = e.partitions(ctx)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	for _, p := range ps {
-		wg.Go(func() { cancel(p.run(ctx)) })
+	id := deja.NewID()
+	e.mu.Lock()
+	e.member = id
+	e.mu.Unlock()
+	r := &run{
+		e: e, ps: ps, member: driver.Member{ID: id, Fold: e.machine.FoldVersion()},
+		logger: e.logger.With("member", id), ended: make(chan *job, len(ps)), jobs: map[*partition]*job{}, halted: map[*partition]error{},
 	}
-	wg.Wait()
+	err = r.run(ctx)
 	for _, p := range ps {
 		p.stopped()
 	}
-	return context.Cause(ctx)
+	return err
 }
 
-// Client returns the service's client. It works before Run, but nothing is decided then.
+// Client returns the service's client. It works before Run and without it; then another process must decide.
 func (e *Engine) Client() deja.Client { return &client{e} }
 
-func (e *Engine) worker(ctx context.Context, partition int32) (*step.Worker, error) {
+// Encode makes inbox records of requests, for a store that takes them into an outbox of its own, and returns the topic
+// that they are for and the messages' IDs.
+func (e *Engine) Encode(rs ...deja.Request) (topic string, recs []driver.Record, ids []deja.ID, err error) {
+	ms, ids, err := (&client{e}).outgoings(rs)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	for _, m := range ms {
+		recs = append(recs, m.record())
+	}
+	return wire.Inbox(e.machine.Name()), recs, ids, nil
+}
+
+func (e *Engine) worker(ctx context.Context, partition int32, member deja.ID) (*step.Worker, error) {
 	return step.New(ctx, step.Config{
 		Machine: e.machine, Log: e.log, Store: e.store, Partition: partition, Build: Build(), NewNonce: newNonce,
+		Owner: member, TTL: ttl,
 	})
 }
 

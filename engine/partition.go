@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,10 +15,17 @@ import (
 )
 
 const (
-	batchSize    = 1000 // messages a transaction
+	batchSize    = 2000 // messages a transaction
 	firstPause   = 10 * time.Millisecond
 	longestPause = 5 * time.Second
 	maxAhead     = 10 * time.Minute // how far an append time may be ahead of our clock
+	barrierPause = 50 * time.Millisecond
+
+	// After a partition was taken over twice without any progress, a message may be killing its process. Then so many
+	// messages are handled one by one, each noted before; one that was noted by maxAttempts processes that died is
+	// parked.
+	carefulFor  = 2000
+	maxAttempts = 3
 )
 
 // ErrClock is returned by Run when a message was appended in the future: decisions would take its time on, and
@@ -34,98 +40,108 @@ type partition struct {
 	e      *Engine
 	number int32
 	logger *slog.Logger
+	tail   tail
 
-	mu       sync.Mutex
-	released int64 // every decision up to it is logged
-	told     int64 // every inbox offset below it is settled, and its outcome released
-	waiting  map[int64]chan *step.Settlement
-	taken    chan struct{} // closed once the partition was taken over in this run, or the run has ended
-	halted   error
+	mu     sync.Mutex
+	status status
+	taken  chan struct{} // closed once the partition was taken over in this run, or is another's, or the run has ended
 }
 
 func newPartition(e *Engine, number int32) *partition {
-	return &partition{
-		e: e, number: number, logger: e.logger.With("partition", number), waiting: map[int64]chan *step.Settlement{},
-		taken: make(chan struct{}),
-	}
+	p := &partition{e: e, number: number, logger: e.logger.With("partition", number), taken: make(chan struct{})}
+	p.tail.p = p
+	return p
 }
 
-// run takes the partition over and handles its messages until ctx ends or it halts.
-func (p *partition) run(ctx context.Context) error {
-	p.setHalted(nil)
+// run takes the partition over and handles its messages until ctx ends, and gives it back then; or until it halts, and
+// returns why. A partition that has halted is kept: nobody else would fare better.
+func (p *partition) run(ctx context.Context, member deja.ID) error {
+	p.begin()
 	pause := firstPause
 	var w *step.Worker
 	for {
+		var err error
 		if w == nil {
-			made, err := p.e.worker(ctx, p.number)
-			if err != nil && p.stop(ctx, err) {
-				return step.Halt(err)
-			}
-			w = made
+			w, err = p.e.worker(ctx, p.number, member)
 		}
-		if w != nil {
+		if err == nil {
 			began := w.Progress().Position
-			err := p.work(ctx, w)
-			if p.stop(ctx, err) {
-				return step.Halt(err)
-			}
-			if w.Progress().Position > began {
+			if err = p.work(ctx, w); w.Progress().Position > began {
 				pause = firstPause
 			}
 		}
+		if ctx.Err() != nil {
+			p.giveBack(w)
+			p.note(elsewhere, nil)
+			return nil
+		}
+		if err = step.Halt(err); errors.Is(err, deja.ErrHalted) {
+			p.logger.ErrorContext(ctx, "partition halted", "error", err)
+			p.note(halted, err)
+			return fmt.Errorf("partition %d: %w", p.number, err)
+		}
+		p.logger.WarnContext(ctx, "a fault stopped the partition; trying again", "error", err)
+		p.note(fenced, err)
 		sleep(ctx, pause/2+rand.N(pause/2+1)) // jitter, so that workers that failed together do not come back together
 		pause = min(2*pause, longestPause)
 	}
 }
 
-// stop decides whether an error ends the run, and notes why for those who wait.
-func (p *partition) stop(ctx context.Context, err error) bool {
-	if ctx.Err() != nil {
-		return true
+// giveBack releases the lease, if there is one.
+func (p *partition) giveBack(w *step.Worker) {
+	if w == nil || w.Lease().Epoch == 0 {
+		return
 	}
-	err = step.Halt(err)
-	if errors.Is(err, deja.ErrHalted) {
-		p.logger.ErrorContext(ctx, "partition halted", "error", err)
-		p.setHalted(err)
-		return true
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	switch err := w.GiveBack(ctx); {
+	case err == nil:
+		p.logger.DebugContext(ctx, "partition given back", "position", w.Progress().Position)
+	case !errors.Is(err, driver.ErrFenced): // else it is another's already
+		p.logger.WarnContext(ctx, "the partition was not given back: it is taken for held until its time runs out", "error", err)
 	}
-	p.logger.WarnContext(ctx, "a fault stopped the partition; trying again", "error", err)
-	return false
 }
 
-// work takes the partition over and handles it until the first error.
-func (p *partition) work(ctx context.Context, w *step.Worker) error {
+// work takes the partition over and handles it until the first error, or until stop ends: then what is under way is
+// finished first, if it can be within the grace period.
+func (p *partition) work(stop context.Context, w *step.Worker) error {
 	began := time.Now()
-	if err := w.Takeover(ctx); err != nil {
+	p.note(taking, nil)
+	if err := w.Takeover(stop); err != nil {
 		return fmt.Errorf("take over: %w", err)
 	}
 	at := w.Progress()
-	p.logger.DebugContext(ctx, "partition taken over", "position", at.Position, "n", at.N, "took", time.Since(began))
-	ctx, cancel := context.WithCancel(ctx)
-	var fetching sync.WaitGroup
-	defer fetching.Wait()
-	defer cancel()
-	ready := make(chan fetched, 1)
-	fetching.Go(func() { p.fetch(ctx, w.Position(), ready) })
-	if err := p.settle(ctx, w, nil); err != nil {
+	p.logger.DebugContext(stop, "partition taken over", "position", at.Position, "n", at.N, "epoch", w.Lease().Epoch, "took", time.Since(began))
+	if err := p.barrier(stop, w); err != nil {
 		return err
 	}
+	p.takenOver(w)
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
+	defer cancel(nil)
+	defer context.AfterFunc(stop, func() { time.AfterFunc(grace, func() { cancel(context.Canceled) }) })()
+	var others sync.WaitGroup
+	defer others.Wait()
+	beside, end := context.WithCancel(stop)
+	defer end()
+	others.Go(func() { p.beside(beside) })
+	return newPipeline(p, w, stop, ctx, cancel).run()
+}
+
+// barrier waits until all partitions hold what their journals had: the ledger is one, and until then it has gaps.
+func (p *partition) barrier(ctx context.Context, w *step.Worker) error {
+	told := time.Now()
 	for {
-		select {
-		case <-ctx.Done():
+		missing, err := w.Ready(ctx)
+		if err != nil || len(missing) == 0 {
+			return err
+		}
+		p.note(waiting, nil)
+		if time.Since(told) > 5*time.Second {
+			p.logger.InfoContext(ctx, "waiting: the store was made anew, and these partitions have not read their journals yet", "partitions", missing)
+			told = time.Now()
+		}
+		if sleep(ctx, barrierPause); ctx.Err() != nil {
 			return ctx.Err()
-		case f := <-ready:
-			if f.err != nil {
-				return f.err
-			}
-			done, err := w.Handle(ctx, f.ms)
-			p.warnOfParked(ctx, done)
-			if err != nil {
-				return err
-			}
-			if err := p.settle(ctx, w, done); err != nil {
-				return err
-			}
 		}
 	}
 }
@@ -133,52 +149,9 @@ func (p *partition) work(ctx context.Context, w *step.Worker) error {
 // warnOfParked tells an operator of messages whose handler failed; those behind them say nothing new.
 func (p *partition) warnOfParked(ctx context.Context, done []step.Settlement) {
 	for i := range done {
-		if r := done[i].Record; r != nil && r.Decided.Status == deja.Parked && r.Decided.Reason.Code == deja.CodeFailed {
+		if r := done[i].Record; r != nil && r.Decided.Status == deja.Parked && r.Decided.Reason.Code != deja.CodeBlocked {
 			p.logger.WarnContext(ctx, "message parked: its key waits for an operator", "message", r.Cause.ID, "key", r.Cause.Stream.String(),
 				"type", r.Cause.Type, "reason", r.Decided.Reason.Detail)
-		}
-	}
-}
-
-// settle logs what was decided, and then tells it.
-func (p *partition) settle(ctx context.Context, w *step.Worker, done []step.Settlement) error {
-	if err := w.Relay(ctx); err != nil {
-		return err
-	}
-	if err := w.Release(ctx); err != nil {
-		return err
-	}
-	if w.Released() == w.Progress().N {
-		p.tell(w.Progress(), done)
-	}
-	return nil
-}
-
-// fetched is a batch made ready, or why there is none.
-type fetched struct {
-	ms  []step.Message
-	err error
-}
-
-// fetch reads and prepares batches ahead of the worker, one at a time, until ctx ends or reading fails.
-func (p *partition) fetch(ctx context.Context, from deja.Position, ready chan<- fetched) {
-	prepare := step.NewPreparer(p.e.machine)
-	for ctx.Err() == nil {
-		recs, err := p.e.log.Fetch(ctx, from, batchSize)
-		f := fetched{err: err}
-		if err != nil {
-			f.err = fmt.Errorf("fetch %s: %w", from, step.Halt(err))
-		} else {
-			from.Offset = recs[len(recs)-1].Offset + 1
-			f.err = checkClock(recs)
-			f.ms = prepare.Prepare(recs)
-		}
-		select {
-		case ready <- f:
-		case <-ctx.Done():
-		}
-		if f.err != nil {
-			return
 		}
 	}
 }
@@ -194,67 +167,7 @@ func checkClock(recs []driver.Record) error {
 	return nil
 }
 
-// tell releases the outcomes of all messages below the handled position.
-func (p *partition) tell(at driver.Progress, done []step.Settlement) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.told, p.released = at.Position, at.N
-	p.open()
-	if len(p.waiting) == 0 {
-		return
-	}
-	for i := range done {
-		if ch, ok := p.waiting[done[i].Offset]; ok {
-			ch <- &done[i]
-			delete(p.waiting, done[i].Offset)
-		}
-	}
-	for offset, ch := range p.waiting { // settled by a transaction whose commit looked failed
-		if offset < p.told {
-			close(ch)
-			delete(p.waiting, offset)
-		}
-	}
-}
-
-// hasReleased reports whether a decision is known to be logged.
-func (p *partition) hasReleased(n int64) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return n <= p.released
-}
-
-// wait returns the settlement of the message at an inbox offset once it is released: nil if the ledger must be asked.
-func (p *partition) wait(ctx context.Context, offset int64) (*step.Settlement, error) {
-	p.mu.Lock()
-	if offset < p.told {
-		p.mu.Unlock()
-		return nil, nil
-	}
-	if p.halted != nil {
-		defer p.mu.Unlock()
-		return nil, p.halted
-	}
-	ch := make(chan *step.Settlement, 1)
-	p.waiting[offset] = ch
-	p.mu.Unlock()
-	select {
-	case s := <-ch:
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if offset < p.told {
-			return s, nil
-		}
-		return nil, cmp.Or(p.halted, errStopped)
-	case <-ctx.Done():
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		delete(p.waiting, offset)
-		return nil, fmt.Errorf("%w (%w)", deja.ErrPending, ctx.Err())
-	}
-}
-
-// ready waits until the partition was taken over in this run.
+// ready waits until the partition was taken over in this run, or is another process's.
 func (p *partition) ready(ctx context.Context) error {
 	p.mu.Lock()
 	taken := p.taken
@@ -265,6 +178,18 @@ func (p *partition) ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// begin forgets an earlier run's end. Who waits for this run already waits on the channel that is there.
+func (p *partition) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.taken:
+		p.taken = make(chan struct{})
+	default:
+	}
+	p.status = status{state: taking, moved: time.Now()}
 }
 
 // open lets those in who wait for the take-over. The lock is held.
@@ -279,32 +204,12 @@ func (p *partition) open() {
 // stopped ends the waits of this run: the next one may be long in coming.
 func (p *partition) stopped() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.open()
-	for offset, ch := range p.waiting {
-		close(ch)
-		delete(p.waiting, offset)
+	if p.status.state != halted {
+		p.status.state = elsewhere
 	}
-}
-
-// setHalted notes why the partition stopped, and wakes those who wait.
-func (p *partition) setHalted(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.halted = err
-	if err == nil { // a run begins; who waits for it already waits on the channel that is there
-		select {
-		case <-p.taken:
-			p.taken = make(chan struct{})
-		default:
-		}
-		return
-	}
-	p.open()
-	for offset, ch := range p.waiting {
-		close(ch)
-		delete(p.waiting, offset)
-	}
+	p.mu.Unlock()
+	p.tail.stop(errStopped)
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -86,6 +86,34 @@ func Holds(ctx context.Context, log driver.Log, service string, partition int32,
 	return w.N == at.N && wire.Hash(recs[0].Value) == at.Chain, nil
 }
 
+// MarkAt returns the mark at a journal offset right behind a record that counted, such as one that Seen gave once.
+func MarkAt(ctx context.Context, log driver.Log, service string, partition int32, offset int64) (driver.Logged, error) {
+	if offset == 0 {
+		return driver.Logged{}, nil
+	}
+	pos := deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: offset - 1}
+	_, end, err := log.Bounds(ctx, pos.Topic, partition)
+	if err == nil && pos.Offset >= end {
+		err = driver.ErrBeyondEnd
+	}
+	if err != nil {
+		return driver.Logged{}, fmt.Errorf("read %s: %w", pos, err)
+	}
+	recs, err := log.Fetch(ctx, pos, 1)
+	if err != nil {
+		return driver.Logged{}, fmt.Errorf("read %s: %w", pos, err)
+	}
+	w, err := wire.NewDecoder(service).Record(partition, recs[0].Value)
+	if err != nil {
+		return driver.Logged{}, fmt.Errorf("journal record at %s: %w: %w", pos, ErrUnreadable, err)
+	}
+	at := driver.Logged{Offset: offset, N: w.N, Chain: wire.Hash(recs[0].Value), Incarnation: w.Incarnation}
+	if w.Marker() {
+		at.Chain = w.Prev
+	}
+	return at, nil
+}
+
 // Next returns the decisions among the next records, up to max of them and below the offset end; it does not wait
 // for more. An empty answer with a nil error says that there are none below end. After an error the reader is where
 // it was before the offending record.
@@ -207,10 +235,11 @@ func (r *Reader) errorf(rec driver.Record, format string, args ...any) error {
 // 0 where a log cannot have two (log and store are one database).
 func Find(ctx context.Context, log driver.Log, service string, partition int32, n, latest int64) (Entry, error) {
 	from := deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: n - 1}
-	_, end, err := log.Bounds(ctx, from.Topic, partition)
+	first, end, err := log.Bounds(ctx, from.Topic, partition)
 	if err != nil {
 		return Entry{}, err
 	}
+	from.Offset = max(from.Offset, first)
 	var found Entry
 	dec := wire.NewDecoder(service)
 	for from.Offset < end {

@@ -8,6 +8,13 @@ func (s *Store) Snapshot() *Store {
 	return &Store{joint: s.joint, nonce: s.nonce, now: s.now, tables: s.tables.clone(), open: map[int32]*Tx{}}
 }
 
+// Adopted returns a snapshot that knows that it is a copy: its leases say so, until a new incarnation has begun.
+func (s *Store) Adopted() *Store {
+	c := s.Snapshot()
+	c.tables.copied = true
+	return c
+}
+
 // Restore puts the store back to where another one is, while it is in use: progress, epochs, ledger, states, all
 // together, as a restored backup or a fail-over to a standby that lags does. Open transactions are lost. A joint
 // store's log stays as it is.

@@ -37,6 +37,11 @@ func harness(joint bool) drivertest.Harness {
 			backup := store.(*memory.Store).Snapshot()
 			return func(store driver.Store) { store.(*memory.Store).Restore(backup) }
 		},
+		Copy: func(_ testing.TB, log driver.Log, store driver.Store) (driver.Log, driver.Store) {
+			l := log.(*memory.Log).Clone()
+			return l, with(store.(*memory.Store).Adopted(), l)
+		},
+		ReadOnly:  func(_ testing.TB, log driver.Log, _ driver.Store) driver.Log { return log.(*memory.Log).ReadOnly() },
 		Interrupt: func(_ testing.TB, store driver.Store, _ driver.Tx) { store.(*memory.Store).LoseTransactions() },
 		Trim: func(_ testing.TB, log driver.Log, topic string, partition int32, first int64) {
 			log.(*memory.Log).Trim(topic, partition, first)

@@ -49,11 +49,10 @@ func (p *partition) read(from int64, max int) []driver.Record {
 	for size := 0; i < len(p.records); i++ {
 		r := p.records[i]
 		size += len(r.Value)
-		if len(rs) > 0 && (len(rs) >= max || size > fetchBytes) {
+		if len(rs) > 0 && (len(rs) >= max || size > answerBytes) {
 			break
 		}
-		r.Value = clone(r.Value)
-		rs = append(rs, r)
+		rs = append(rs, ownRecord(r))
 	}
 	return rs
 }
@@ -64,6 +63,16 @@ func (p *partition) search(offset int64) int {
 		return int(min(max(r.Offset-offset, -1), 1))
 	})
 	return i
+}
+
+// ownRecord gives a record bytes of its own.
+func ownRecord(r driver.Record) driver.Record {
+	r.Value = clone(r.Value)
+	r.Headers = slices.Clone(r.Headers)
+	for i := range r.Headers {
+		r.Headers[i].Value = clone(r.Headers[i].Value)
+	}
+	return r
 }
 
 // clone copies bytes; nothing stays nothing.

@@ -21,12 +21,12 @@ var ErrClosed = errors.New("closed")
 
 const (
 	defaultMaxRecord = 1 << 20
-	fetchBytes       = 4 << 20 // bounds the bytes of one Fetch
+	answerBytes      = 4 << 20 // bounds the bytes of one answer
 )
 
 // LogConfig says how a log is made. The zero value is good.
 type LogConfig struct {
-	Partitions int32            // of every topic; default 1
+	Partitions int32            // of a topic made at first use; default 1
 	Now        func() time.Time // the log's clock; default time.Now. It is called under the log's lock
 	MaxRecord  int              // largest value in bytes; default 1 MiB
 }
@@ -38,12 +38,14 @@ type Log struct {
 
 	mu     sync.Mutex
 	topics map[string]*topic
+	goOn   map[cursor]int64
 	closed bool
 }
 
 var (
 	_ driver.Log      = (*Log)(nil)
 	_ driver.Importer = (*Log)(nil)
+	_ driver.Cursors  = (*Log)(nil)
 )
 
 type topic struct {
@@ -51,7 +53,7 @@ type topic struct {
 	partitions []partition
 }
 
-// partition holds records in order of offset, with gaps where they were imported so. Their values are never changed,
+// partition holds records in order of offset, with gaps where they were imported so. Their bytes are never changed,
 // so that copies of a log share them.
 type partition struct {
 	records []driver.Record
@@ -74,12 +76,15 @@ func NewLog(c LogConfig) *Log {
 		config:  c,
 		cluster: "memory-" + strconv.FormatInt(clusters.Add(1), 10),
 		topics:  map[string]*topic{},
+		goOn:    map[cursor]int64{},
 	}
 }
 
 // CreateTopic implements [driver.Importer].
 func (l *Log) CreateTopic(ctx context.Context, name string, partitions int32) error {
-	t, err := l.Topic(ctx, name)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t, err := l.topicOf(ctx, name, partitions)
 	if err == nil && t.Partitions != partitions {
 		err = fmt.Errorf("create topic %s of %d partitions: it has %d: %w", name, partitions, t.Partitions, driver.ErrPartitions)
 	}
@@ -137,6 +142,11 @@ func (l *Log) Close() error {
 
 // topic returns a topic, made where it is missing. The caller holds the lock.
 func (l *Log) topic(ctx context.Context, name string) (*topic, error) {
+	return l.topicOf(ctx, name, l.config.Partitions)
+}
+
+// topicOf is topic with the number of partitions that a new one gets.
+func (l *Log) topicOf(ctx context.Context, name string, partitions int32) (*topic, error) {
 	if l.closed {
 		return nil, fmt.Errorf("log: %w", ErrClosed)
 	}
@@ -150,10 +160,10 @@ func (l *Log) topic(ctx context.Context, name string) (*topic, error) {
 				Name:       name,
 				Cluster:    l.cluster,
 				ID:         strconv.Itoa(len(l.topics) + 1), // topics are never deleted
-				Partitions: l.config.Partitions,
+				Partitions: partitions,
 				MaxRecord:  l.config.MaxRecord,
 			},
-			partitions: make([]partition, l.config.Partitions),
+			partitions: make([]partition, partitions),
 		}
 		l.topics[name] = t
 	}
@@ -212,8 +222,7 @@ func (p *partition) first() int64 {
 }
 
 func (p *partition) put(r driver.Record) {
-	r.Value = clone(r.Value)
-	p.records = append(p.records, r)
+	p.records = append(p.records, ownRecord(r))
 	p.end = r.Offset + 1
 	p.last = r.Time
 	p.wake()

@@ -64,7 +64,7 @@ func (l *Log) change(name string, number int32, do func(*partition)) {
 func (l *Log) Clone() *Log {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := &Log{config: l.config, cluster: l.cluster, topics: maps.Clone(l.topics)}
+	c := &Log{config: l.config, cluster: l.cluster, topics: maps.Clone(l.topics), goOn: maps.Clone(l.goOn)}
 	for name, t := range c.topics {
 		t := &topic{Topic: t.Topic, partitions: slices.Clone(t.partitions)}
 		for i := range t.partitions {

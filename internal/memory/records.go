@@ -27,11 +27,16 @@ func (ts *tables) keep(partition int32, b driver.Batch) {
 func (ts *tables) kept(partition int32, after int64, max int) []driver.JournalRecord {
 	rs := ts.records[partition]
 	i, _ := findRecord(rs, after+1)
-	rs = slices.Clone(first(rs[i:], max))
-	for i := range rs {
-		rs[i].Value = clone(rs[i].Value)
+	var out []driver.JournalRecord
+	size := 0
+	for _, r := range first(rs[i:], max) {
+		size += len(r.Value)
+		if len(out) > 0 && size > answerBytes {
+			break
+		}
+		out = append(out, driver.JournalRecord{N: r.N, Value: clone(r.Value)})
 	}
-	return rs
+	return out
 }
 
 // mark notes how far the journal was read back, and lets go of records long logged.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,10 +77,11 @@ func (s *Store) Acquire(ctx context.Context, a driver.Assignment) (driver.Lease,
 	row := s.tables.row(a.Partition)
 	row.epoch++
 	row.nonce = s.nonce()
-	row.owner, row.until = a.Owner, s.now().Add(a.TTL)
-	if !a.Owner.IsZero() {
+	if !a.Owner.IsZero() && a.Owner != row.tried {
 		row.tries++
+		row.tried = a.Owner
 	}
+	row.owner, row.until = a.Owner, s.now().Add(a.TTL)
 	s.tables.progress[a.Partition] = row
 	l := s.tables.lease(a.Partition, s.now())
 	l.Assignment = a
@@ -106,10 +108,18 @@ func (s *Store) Attempt(ctx context.Context, l driver.Lease, offset, careful int
 	err = s.fenced(ctx, l, func() {
 		row := s.tables.row(l.Partition)
 		if row.attempted != offset {
-			row.attempted, row.attempts = offset, 0
+			row.attempted, row.attempts = offset, nil
 		}
-		row.attempts++
-		row.careful, n = careful, row.attempts
+		alive := s.tables.alive(s.now())
+		for _, owner := range row.attempts {
+			if owner != l.Owner && !slices.ContainsFunc(alive, func(m driver.Member) bool { return m.ID == owner }) {
+				n++
+			}
+		}
+		if !slices.Contains(row.attempts, l.Owner) {
+			row.attempts = append(slices.Clone(row.attempts), l.Owner)
+		}
+		row.careful = careful
 		s.tables.progress[l.Partition] = row
 	})
 	return n, err
@@ -122,7 +132,7 @@ func (s *Store) Release(ctx context.Context, l driver.Lease) error {
 		row := s.tables.row(l.Partition)
 		row.epoch++
 		row.nonce = s.nonce()
-		row.owner, row.until, row.tries = deja.ID{}, time.Time{}, 0
+		row.owner, row.until, row.tries, row.tried = deja.ID{}, time.Time{}, 0, deja.ID{}
 		s.tables.progress[l.Partition] = row
 	})
 }

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -24,6 +25,7 @@ type tables struct {
 	records        map[int32][]driver.JournalRecord // in order of N
 	executed       []Statement
 	members        map[deja.ID]memberRow
+	copied         bool // adopted, and no new incarnation has begun
 }
 
 // progressRow is a partition's lease and progress.
@@ -34,9 +36,11 @@ type progressRow struct {
 	logged driver.Logged
 	ready  bool
 
-	owner                               deja.ID
-	until                               time.Time
-	tries, careful, attempted, attempts int64 // attempted is the offset that attempts are counted of
+	owner                     deja.ID
+	until                     time.Time
+	tried                     deja.ID // the owner that tries counted last
+	tries, careful, attempted int64
+	attempts                  []deja.ID // the owners that noted the offset attempted
 }
 
 // memberRow is a member, and when it is taken for dead.
@@ -89,15 +93,25 @@ func (ts *tables) bind(a driver.Assignment) error {
 	if ts.inbox == (driver.Topic{}) {
 		ts.inbox, ts.journal = a.Inbox, a.Journal
 	}
-	if !sameTopic(ts.inbox, a.Inbox) || !sameTopic(ts.journal, a.Journal) {
-		return fmt.Errorf("bound to %+v and %+v, given %+v and %+v: %w", ts.inbox, ts.journal, a.Inbox, a.Journal, driver.ErrIdentity)
+	if err := cmp.Or(otherTopic(ts.inbox, a.Inbox), otherTopic(ts.journal, a.Journal)); err != nil {
+		return fmt.Errorf("bound to %+v and %+v, given %+v and %+v: %w", ts.inbox, ts.journal, a.Inbox, a.Journal, err)
 	}
 	return nil
 }
 
-func sameTopic(a, b driver.Topic) bool {
-	a.MaxRecord, b.MaxRecord = 0, 0
-	return a == b
+// otherTopic says in what a topic is not the one that the store is bound to.
+func otherTopic(bound, given driver.Topic) error {
+	switch {
+	case given.Name != bound.Name:
+		return driver.ErrIdentity
+	case given.Cluster != bound.Cluster:
+		return driver.ErrCluster
+	case given.ID != bound.ID:
+		return driver.ErrRecreated
+	case given.Partitions != bound.Partitions:
+		return driver.ErrPartitions
+	}
+	return nil
 }
 
 func (ts *tables) row(partition int32) progressRow { return ts.progress[partition] }
@@ -183,7 +197,8 @@ func (ts *tables) lease(partition int32, now time.Time) driver.Lease {
 	return driver.Lease{
 		Assignment: driver.Assignment{Inbox: ts.inbox, Journal: ts.journal, Partition: partition, Owner: row.owner},
 		Epoch:      row.epoch, Nonce: row.nonce, Progress: row.Progress, Logged: row.logged,
-		Held: !row.owner.IsZero() && row.until.After(now), Tries: row.tries, Careful: row.careful,
+		Copied: ts.copied,
+		Held:   !row.owner.IsZero() && row.until.After(now), Tries: row.tries, Careful: row.careful,
 	}
 }
 

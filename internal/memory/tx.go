@@ -160,7 +160,8 @@ func (tx *Tx) Commit(ctx context.Context) error {
 func (tx *Tx) apply() {
 	ts := tx.store.tables
 	row := ts.row(tx.lease.Partition)
-	row.Progress, row.tries = tx.step.to, 0
+	ts.copied = ts.copied && row.Incarnation == tx.step.to.Incarnation
+	row.Progress, row.tries, row.tried = tx.step.to, 0, deja.ID{}
 	ts.progress[tx.lease.Partition] = row
 	for _, b := range tx.batches {
 		ts.apply(b)

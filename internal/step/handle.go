@@ -111,7 +111,7 @@ type Batch struct {
 	from, to driver.Progress
 	known    map[deja.ID]driver.Entry // the ledger, as far as this batch needs it, with what the batch added
 	out      driver.Batch
-	chains   [][32]byte       // of out.Records
+	chains   [][32]byte        // of out.Records
 	repeats  map[repeatKey]int // index into out.Repeats
 	events   []deja.Envelope   // for the projections
 	settled  []Settlement
@@ -269,7 +269,13 @@ func (b *Batch) touch(h *held) {
 // is restored where the decision does not stand.
 func (b *Batch) decide(m Message, h *held, covers int64) error {
 	r := b.newRecord(m, covers)
-	r.Decided = *b.w.cfg.Machine.Decide(h.state, m.Env, m.payload, r.Time)
+	if m.killed > 0 {
+		r.Decided = deja.Decided{Status: deja.Parked, Reason: deja.Rejection{
+			Code: deja.CodeKilled, Detail: fmt.Sprintf("%d processes died while they handled it", m.killed),
+		}}
+	} else {
+		r.Decided = *b.w.cfg.Machine.Decide(h.state, m.Env, m.payload, r.Time)
+	}
 	r.Decided.Reason.Code, r.Decided.Reason.Detail = cut(r.Decided.Reason.Code), cut(r.Decided.Reason.Detail)
 	if d := &r.Decided; len(d.Timers)+len(d.Cancelled)+len(d.Commands)+len(d.Effects) > 0 {
 		*d = parked(errors.New("it schedules, sends or asks for effects, which this version does not deliver"))

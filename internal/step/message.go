@@ -19,7 +19,11 @@ type Message struct {
 
 	payload any             // decoded; a deja.Act of an act
 	dead    *deja.Rejection // why it can never be handled
+	killed  int64           // how many processes died of it
 }
+
+// Killed has a message parked instead of decided: so many processes have died while they handled it.
+func (m *Message) Killed(processes int64) { m.killed = processes }
 
 // A Preparer makes messages ready. It is not safe for concurrent use; several may work side by side.
 type Preparer struct {

@@ -108,9 +108,9 @@ func (v *Verifier) Check(ctx context.Context, e *journal.Entry) (judged bool, er
 	return true, nil
 }
 
-// operator reports whether a decision was an operator's, not the service's.
+// operator reports whether a decision was not the service's, but an operator's or a runner's.
 func operator(e *journal.Entry, m *Message) bool {
-	return m.Env.Kind == deja.KindAct && m.dead == nil || e.Decided.Reason.Code == deja.CodeSkipped
+	return e.Decided.Reason.Code == deja.CodeKilled || m.Env.Kind == deja.KindAct && m.dead == nil || e.Decided.Reason.Code == deja.CodeSkipped
 }
 
 // batch returns an empty batch right before a decision.

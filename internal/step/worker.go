@@ -73,10 +73,10 @@ type Worker struct {
 	relayed int64           // every decision up to it was appended to the journal by this worker, or read in it
 	noted   driver.Logged   // how far the store knows that the journal was read
 
-	mu       sync.Mutex      // guards what the groups share
-	progress driver.Progress // as it was committed
-	released int64           // every decision up to it is logged
-	fresh    freshRecords    // committed and not yet relayed, as far as they are kept in memory
+	mu       sync.Mutex         // guards what the groups share
+	progress driver.Progress    // as it was committed
+	released int64              // every decision up to it is logged
+	fresh    freshRecords       // committed and not yet relayed, as far as they are kept in memory
 	chains   map[int64][32]byte // of the decisions made and not yet released
 }
 

@@ -28,8 +28,8 @@ const (
 
 var specVersion = []byte("1.0")
 
-// traceHeaders are passed on as they are.
-var traceHeaders = []string{"traceparent", "tracestate"}
+// TraceHeaders are passed on as they are: the W3C trace context.
+var TraceHeaders = []string{"traceparent", "tracestate"}
 
 // MessageHeaders returns the headers of an inbox record.
 func MessageHeaders(e *deja.Envelope) []driver.Header {
@@ -44,7 +44,7 @@ func MessageHeaders(e *deja.Envelope) []driver.Header {
 }
 
 func appendTrace(hs []driver.Header, from map[string]string) []driver.Header {
-	for _, name := range traceHeaders {
+	for _, name := range TraceHeaders {
 		if v := from[name]; v != "" {
 			hs = append(hs, driver.Header{Name: name, Value: []byte(v)})
 		}
@@ -73,7 +73,7 @@ func RecordHeaders(service string, partition int32, record []byte) []driver.Head
 				}
 				return nil
 			})
-			if name := string(kv[0]); err == nil && (name == traceHeaders[0] || name == traceHeaders[1]) {
+			if name := string(kv[0]); err == nil && (name == TraceHeaders[0] || name == TraceHeaders[1]) {
 				hs = append(hs, driver.Header{Name: name, Value: kv[1]})
 			}
 			return err

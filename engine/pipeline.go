@@ -1,0 +1,250 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/internal/step"
+)
+
+const (
+	flights       = 2              // batches that are decided and not yet committed
+	maxUnreleased = 20 * batchSize // decisions that are committed and not yet logged, before commits wait for the relay
+	noteEvery     = time.Second    // how often the store is told how far the journal was read back
+)
+
+// pipeline handles a partition that was taken over: one goroutine fetches and prepares, one decides, one commits, one
+// logs and reads back. Each may be a batch or two ahead of the next, so that nobody waits for a disk or a network
+// alone, and what is in memory is bounded. The first error ends all of it.
+type pipeline struct {
+	p    *partition
+	w    *step.Worker
+	stop context.Context //nolint:containedctx // ends the taking of new work
+	ctx  context.Context //nolint:containedctx // ends the work that is under way
+	fail context.CancelCauseFunc
+
+	ready     chan fetched
+	batches   chan *step.Batch
+	flying    chan struct{} // a slot for each batch that is decided and not committed
+	committed chan struct{} // wakes the relay; closed after the last commit
+	released  chan struct{} // wakes a commit that waits for the relay
+}
+
+// fetched is a batch made ready.
+type fetched struct{ ms []step.Message }
+
+func newPipeline(p *partition, w *step.Worker, stop, ctx context.Context, fail context.CancelCauseFunc) *pipeline {
+	return &pipeline{
+		p: p, w: w, stop: stop, ctx: ctx, fail: fail,
+		ready: make(chan fetched, 1), batches: make(chan *step.Batch), flying: make(chan struct{}, flights),
+		committed: make(chan struct{}, 1), released: make(chan struct{}, 1),
+	}
+}
+
+// run returns the first error; after a stop, nil or what kept the work from being finished.
+func (l *pipeline) run() error {
+	var all sync.WaitGroup
+	from := l.w.Position()
+	part := func(name string, fn func() error) {
+		all.Go(func() {
+			if err := fn(); err != nil {
+				l.fail(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	part("fetch", func() error { return l.fetch(from) })
+	var writers sync.WaitGroup
+	writers.Add(2)
+	part("decide", func() error { defer writers.Done(); return l.decide() })
+	part("commit", func() error { defer writers.Done(); return l.commit() })
+	if !l.w.Joint() {
+		part("log", l.relay)
+		all.Go(func() { writers.Wait(); close(l.committed) })
+	}
+	all.Wait()
+	return context.Cause(l.ctx)
+}
+
+// fetch reads and prepares batches ahead of the worker until it is to stop.
+func (l *pipeline) fetch(from deja.Position) error {
+	defer close(l.ready)
+	ctx, cancel := context.WithCancel(l.stop)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, cancel)()
+	prepare := step.NewPreparer(l.p.e.machine)
+	for ctx.Err() == nil {
+		recs, err := l.p.e.log.Fetch(ctx, from, batchSize)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", from, err)
+		}
+		if err := checkClock(recs); err != nil {
+			return err
+		}
+		l.p.arrived(from.Offset)
+		from.Offset = recs[len(recs)-1].Offset + 1
+		select {
+		case l.ready <- fetched{prepare.Prepare(recs)}:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// decide makes batches of what was fetched.
+func (l *pipeline) decide() error {
+	defer close(l.batches)
+	for f := range l.ready {
+		ms := f.ms
+		for len(ms) > 0 {
+			if l.stop.Err() != nil || l.ctx.Err() != nil {
+				return nil
+			}
+			n, err := l.next(ms)
+			if err != nil {
+				return err
+			}
+			ms = ms[n:]
+		}
+	}
+	return nil
+}
+
+// next decides the first of the messages, and returns how many that were.
+func (l *pipeline) next(ms []step.Message) (int, error) {
+	if careful, until := l.careful(ms[0]); careful {
+		return 1, l.alone(func() error { return l.attempt(ms[:1], until) })
+	}
+	n := step.Run(ms)
+	if n == 0 { // an operator's act
+		return 1, l.alone(func() error { return l.handle(ms[:1]) })
+	}
+	select {
+	case l.flying <- struct{}{}:
+	case <-l.ctx.Done():
+		return n, nil
+	}
+	b, err := l.w.Decide(l.ctx, ms[:n])
+	if err != nil {
+		return n, err
+	}
+	select {
+	case l.batches <- b:
+	case <-l.ctx.Done():
+	}
+	return n, nil
+}
+
+// alone does something while nothing is under way.
+func (l *pipeline) alone(do func() error) error {
+	for range flights {
+		select {
+		case l.flying <- struct{}{}:
+		case <-l.ctx.Done():
+			return nil
+		}
+	}
+	defer func() {
+		for range flights {
+			<-l.flying
+		}
+	}()
+	return do()
+}
+
+// careful reports whether a message is to be handled alone, as one around here seems to kill the process.
+func (l *pipeline) careful(m step.Message) (careful bool, until int64) {
+	lease := l.w.Lease()
+	until = lease.Careful
+	if lease.Tries > 2 {
+		until = max(until, lease.Progress.Position+carefulFor)
+	}
+	return m.Env.Position.Offset < until, until
+}
+
+// attempt handles a message, or parks it if it has killed too many processes.
+func (l *pipeline) attempt(ms []step.Message, until int64) error {
+	died, err := l.w.Attempt(l.ctx, ms[0].Env.Position.Offset, until)
+	if err != nil {
+		return fmt.Errorf("note an attempt: %w", err)
+	}
+	if died >= maxAttempts {
+		ms[0].Killed(died)
+	}
+	return l.handle(ms)
+}
+
+// handle decides and commits messages, with nothing else under way.
+func (l *pipeline) handle(ms []step.Message) error {
+	done, err := l.w.Handle(l.ctx, ms)
+	l.settled(done)
+	return err
+}
+
+// settled tells of what was committed.
+func (l *pipeline) settled(done []step.Settlement) {
+	l.p.warnOfParked(l.ctx, done)
+	l.p.moved(l.w)
+	if l.w.Joint() {
+		return
+	}
+	select {
+	case l.committed <- struct{}{}:
+	default:
+	}
+}
+
+// commit writes batches in their order.
+func (l *pipeline) commit() error {
+	for b := range l.batches {
+		for l.w.Progress().N-l.w.Released() > maxUnreleased && !l.w.Joint() {
+			select {
+			case <-l.released:
+			case <-l.ctx.Done():
+				return nil
+			}
+		}
+		done, err := l.w.Commit(l.ctx, b)
+		if err != nil {
+			return err
+		}
+		l.settled(done)
+		<-l.flying
+	}
+	return nil
+}
+
+// relay logs what was committed, and reads it back.
+func (l *pipeline) relay() error {
+	note := time.NewTicker(noteEvery)
+	defer note.Stop()
+	for more := true; more; {
+		if err := errors.Join(l.w.Relay(l.ctx), l.w.Release(l.ctx)); err != nil {
+			return err
+		}
+		l.p.moved(l.w)
+		select {
+		case l.released <- struct{}{}:
+		default:
+		}
+		select {
+		case _, more = <-l.committed:
+		case <-note.C:
+			if err := l.w.Note(l.ctx); err != nil {
+				return err
+			}
+		case <-l.ctx.Done():
+			return nil
+		}
+	}
+	if err := errors.Join(l.w.Relay(l.ctx), l.w.Release(l.ctx)); err != nil { // what came last
+		return err
+	}
+	return l.w.Note(l.ctx)
+}
