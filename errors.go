@@ -41,6 +41,7 @@ const (
 	CodeTooLarge    = "deja.too-large"    // the decision's record would not fit into the journal
 	CodeUnknownType = "deja.unknown-type" // no aggregate of the service handles the type
 	CodeMalformed   = "deja.malformed"    // the record or its payload cannot be read
+	CodeMisplaced   = "deja.misplaced"    // the record is in a partition that its key does not belong to
 	CodeFailed      = "deja.failed"       // the handler returned an error or panicked: the message is parked
 	CodeKilled      = "deja.killed"       // several processes died while they handled the message: it is parked
 	CodeBlocked     = "deja.blocked"      // parked behind another message of its key

@@ -55,7 +55,7 @@ type life struct {
 func start(ctx context.Context, m *deja.Machine, d *disk, log driver.Log, store driver.Store) (*life, error) {
 	l := &life{
 		m: m, disk: d, log: log, store: store,
-		workers: make([]*step.Worker, partitions), prepare: step.NewPreparer(m), dec: wire.NewDecoder(m.Name()),
+		workers: make([]*step.Worker, partitions), prepare: step.NewPreparer(m, partitions), dec: wire.NewDecoder(m.Name()),
 	}
 	nonces := counter()
 	for p := range l.workers {

@@ -75,7 +75,7 @@ func (l *pipeline) fetch(from deja.Position) error {
 	ctx, cancel := context.WithCancel(l.stop)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
-	prepare := step.NewPreparer(l.p.e.machine)
+	prepare := step.NewPreparer(l.p.e.machine, l.w.Partitions())
 	for ctx.Err() == nil {
 		recs, err := l.p.e.log.Fetch(ctx, from, batchSize)
 		if ctx.Err() != nil {

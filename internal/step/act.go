@@ -177,7 +177,7 @@ func (w *Worker) lives() int64 {
 
 // reread fetches parked messages from the inbox again.
 func (w *Worker) reread(ctx context.Context, ps []driver.Parked) ([]Message, error) {
-	prepare := NewPreparer(w.cfg.Machine)
+	prepare := NewPreparer(w.cfg.Machine, w.inbox.Partitions)
 	ms := make([]Message, 0, len(ps))
 	for _, p := range ps {
 		rec, err := w.fetchOne(ctx, p.Partition, p.Offset)

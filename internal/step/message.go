@@ -8,6 +8,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/place"
 	"github.com/dejalog/deja/internal/wire"
 )
 
@@ -27,12 +28,15 @@ func (m *Message) Killed(processes int64) { m.killed = processes }
 
 // A Preparer makes messages ready. It is not safe for concurrent use; several may work side by side.
 type Preparer struct {
-	machine *deja.Machine
-	dec     *wire.Decoder
+	machine    *deja.Machine
+	partitions int32
+	dec        *wire.Decoder
 }
 
-// NewPreparer returns a preparer for a service.
-func NewPreparer(m *deja.Machine) *Preparer { return &Preparer{m, wire.NewDecoder(m.Name())} }
+// NewPreparer returns a preparer for a service whose inbox has so many partitions.
+func NewPreparer(m *deja.Machine, partitions int32) *Preparer {
+	return &Preparer{m, partitions, wire.NewDecoder(m.Name())}
+}
 
 // Prepare decodes and hashes records of a partition. Whatever is wrong with one becomes the reason of its death.
 func (p *Preparer) Prepare(recs []driver.Record) []Message {
@@ -50,7 +54,13 @@ func (p *Preparer) one(rec *driver.Record) Message {
 		err = Valid(env)
 	}
 	if err != nil {
-		return p.malformed(rec, at, err)
+		return p.malformed(rec, at, &deja.Rejection{Code: deja.CodeMalformed, Detail: err.Error()})
+	}
+	// A message of a key that another partition handles would be decided beside those of its key. Whoever put it here
+	// places keys otherwise; its ID is not taken by it, so that it can be sent again.
+	if right := place.Partition(env.Stream.Key, p.partitions); right != rec.Partition {
+		return p.malformed(rec, at, (&deja.Rejection{Code: deja.CodeMisplaced}).Because(
+			"message %s of %s belongs into partition %d of %d", env.ID, env.Stream, right, p.partitions))
 	}
 	env.Position, env.Time = at, wire.Micro(rec.Time)
 	m := Message{Env: env, Key: wire.LedgerKey(p.machine.Name(), env)}
@@ -70,8 +80,8 @@ func (p *Preparer) one(rec *driver.Record) Message {
 	return m
 }
 
-// malformed stands in for a record that is no message: it has an identity of its own, given by its position.
-func (p *Preparer) malformed(rec *driver.Record, at deja.Position, err error) Message {
+// malformed stands in for a record that is no message for this partition: it has an identity of its own, given by its position.
+func (p *Preparer) malformed(rec *driver.Record, at deja.Position, why *deja.Rejection) Message {
 	id := deja.DeriveID("deja/malformed", at.String())
 	return Message{
 		Env: &deja.Envelope{
@@ -79,7 +89,7 @@ func (p *Preparer) malformed(rec *driver.Record, at deja.Position, err error) Me
 		},
 		Key:  id,
 		Hash: wire.Hash(rec.Value),
-		dead: &deja.Rejection{Code: deja.CodeMalformed, Detail: err.Error()},
+		dead: why,
 	}
 }
 

@@ -100,7 +100,7 @@ func (b *Batch) recount(ctx context.Context, entries []journal.Entry) error {
 	for _, e := range entries {
 		decided[e.Cause.Position.Offset] = true
 	}
-	prepare := NewPreparer(b.w.cfg.Machine)
+	prepare := NewPreparer(b.w.cfg.Machine, b.w.inbox.Partitions)
 	at := deja.Position{Topic: b.w.inbox.Name, Partition: b.w.cfg.Partition, Offset: from}
 	for at.Offset <= to {
 		recs, err := b.w.cfg.Log.Fetch(ctx, at, int(min(chunk, to+1-at.Offset)))

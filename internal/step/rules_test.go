@@ -111,7 +111,7 @@ func (b *bench) handle() ([]step.Settlement, error) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	done, err := b.w.Handle(b.t.Context(), step.NewPreparer(b.m).Prepare(recs))
+	done, err := b.w.Handle(b.t.Context(), step.NewPreparer(b.m, 1).Prepare(recs))
 	if err == nil {
 		err = b.w.Relay(b.t.Context())
 	}
@@ -166,7 +166,7 @@ func TestWhatWasReadMustNotBeAheadOfTheWorker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ms := step.NewPreparer(b.m).Prepare(recs)
+	ms := step.NewPreparer(b.m, 1).Prepare(recs)
 	b.start(svc, nil)
 	if _, err := b.w.Handle(t.Context(), ms); err != nil { // its successor, whose decisions stay unlogged
 		t.Fatal(err)
@@ -208,7 +208,7 @@ func TestDecisionTimeIsTheAppendTimeOrTheLastDecisions(t *testing.T) {
 	}
 	first := recs[0].Time
 	recs[1].Time = first.Add(-time.Hour)
-	done, err := b.w.Handle(t.Context(), step.NewPreparer(b.m).Prepare(recs))
+	done, err := b.w.Handle(t.Context(), step.NewPreparer(b.m, 1).Prepare(recs))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -271,7 +271,7 @@ func (p *simWorker) handle(ctx context.Context, max int) error {
 	if len(recs) == 0 {
 		return nil
 	}
-	ms := step.NewPreparer(p.machine).Prepare(recs)
+	ms := step.NewPreparer(p.machine, 1).Prepare(recs)
 	handle := p.w.Handle
 	if step.Run(ms) == len(ms) && p.s.rng.IntN(2) == 0 {
 		handle = p.overlap

@@ -66,7 +66,7 @@ func NewVerifier(ctx context.Context, cfg Config) (*Verifier, error) {
 		return nil, err
 	}
 	w.forget()
-	return &Verifier{w: w, prepare: NewPreparer(cfg.Machine), known: map[deja.ID]driver.Entry{}}, nil
+	return &Verifier{w: w, prepare: NewPreparer(cfg.Machine, w.inbox.Partitions), known: map[deja.ID]driver.Entry{}}, nil
 }
 
 // Check decides the next decision again. judged is false where the record was made by another build: then it is only

@@ -113,6 +113,9 @@ func (w *Worker) Position() deja.Position {
 	return deja.Position{Topic: w.inbox.Name, Partition: w.cfg.Partition, Offset: w.next.Position}
 }
 
+// Partitions returns how many partitions the inbox has.
+func (w *Worker) Partitions() int32 { return w.inbox.Partitions }
+
 // Progress returns how far the partition was handled, durably. It may be called at any time.
 func (w *Worker) Progress() driver.Progress {
 	w.mu.Lock()

@@ -16,11 +16,11 @@ import (
 	"github.com/dejalog/deja/sqlite"
 )
 
-// A Database is a log and a store in one, such as [sqlite.DB].
+// A Database is a log and a store, such as a [sqlite.DB] is in one.
 type Database interface {
-	// Log returns the log, which has one partition.
+	// Log returns the log.
 	Log() driver.Log
-	// Store returns the store, which commits into that log's journal.
+	// Store returns the store.
 	Store() driver.Store
 	// Close closes both.
 	Close() error
@@ -35,6 +35,7 @@ func File(path string) func(context.Context) (Database, error) {
 type Config struct {
 	Open         func(context.Context) (Database, error) // called again for a restart
 	Transactions iter.Seq2[berka.Transaction, error]     // read once, one by one
+	Elsewhere    bool                                    // other processes run the service: this one only sends
 
 	Redeliver float64 // the part of the messages that is delivered twice, 0 to 1
 	Conflicts int     // how many IDs are used again with another amount
@@ -94,7 +95,7 @@ type run struct {
 }
 
 func (r *run) run(ctx context.Context) (report Report, err error) {
-	s, err := start(ctx, r.cfg.Open)
+	s, err := start(ctx, r.cfg.Open, r.cfg.Elsewhere)
 	if err != nil {
 		return report, err
 	}
@@ -158,16 +159,16 @@ func (r *run) send(ctx context.Context, s *session, rs []deja.Request) error {
 			return err
 		}
 		r.sent += int64(len(chunk))
-		at, err := s.db.Store().Progress(ctx, 0)
+		at, err := s.position(ctx)
 		if err != nil {
 			return err
 		}
-		r.progress(at.Position)
+		r.progress(at)
 	}
 	return nil
 }
 
-func (r *run) progress(position int64) { r.cfg.Progress(position-r.from.inbox, r.sent) }
+func (r *run) progress(position int64) { r.cfg.Progress(position-r.from.handled(), r.sent) }
 
 // finish waits until all is handled, and counts.
 func (r *run) finish(ctx context.Context, s *session, began time.Time) (Report, error) {
