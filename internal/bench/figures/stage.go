@@ -1,0 +1,304 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/exec"
+	"runtime/pprof"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/engine"
+	"github.com/dejalog/deja/internal/wire"
+	"github.com/dejalog/deja/kafka"
+	"github.com/dejalog/deja/postgres"
+)
+
+// stage is a fresh pair of topics, and a fresh schema.
+type stage struct {
+	b      *bench
+	run    string // in the names of both
+	log    *kafka.Log
+	schema string
+}
+
+func (b *bench) stage(ctx context.Context) (*stage, error) {
+	run := "b" + strings.ReplaceAll(deja.NewID().String(), "-", "")[8:20]
+	s := &stage{b: b, run: run, schema: "deja_" + run}
+	log, err := openLog(ctx, b.set.kafka, run)
+	if err != nil {
+		return nil, err
+	}
+	s.log = log
+	b.schemas = append(b.schemas, s.schema)
+	return s, log.CreateTopics(ctx,
+		kafka.TopicConfig{Name: wire.Inbox(name), Partitions: partitions, Replication: 1},
+		kafka.TopicConfig{Name: wire.Journal(name), Partitions: partitions, Replication: 1})
+}
+
+func openLog(ctx context.Context, brokers, run string) (*kafka.Log, error) {
+	return kafka.Open(ctx, kafka.Config{Brokers: strings.Split(brokers, ","), Topic: func(topic string) string { return run + "." + topic }})
+}
+
+// dsn returns the address of the stage's schema.
+func (s *stage) dsn() string { return withSchema(s.b.set.postgres, s.schema) }
+
+func withSchema(dsn, schema string) string {
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return dsn
+	}
+	q := u.Query()
+	q.Set("schema", schema)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// close ends the use of the stage; what it made goes in the end.
+func (s *stage) close() { _ = s.log.Close() }
+
+// cleanUp drops the schemas. The topics are left to the broker, which is a test's.
+func (b *bench) cleanUp() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, b.set.postgres)
+	if err != nil {
+		return
+	}
+	defer conn.Close(ctx)
+	for _, schema := range b.schemas {
+		if _, err := conn.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{schema}.Sanitize()+" CASCADE"); err != nil {
+			b.notef("schema %s is left behind: %v", schema, err)
+		}
+	}
+	b.schemas = nil
+}
+
+// fill sends n deposits, every so many-th twice, and returns how many records that makes.
+func (s *stage) fill(ctx context.Context, n int, id func() deja.ID) (int, error) {
+	eng, err := engine.New(engine.Config{Service: service(false), Log: s.log, Store: noStore{}})
+	if err != nil {
+		return 0, err
+	}
+	return s.sendTo(ctx, eng.Client(), n, id)
+}
+
+// sendTo sends n deposits to a client.
+func (s *stage) sendTo(ctx context.Context, client deja.Client, n int, id func() deja.ID) (int, error) {
+	const chunk = 5000
+	rs := make([]deja.Request, 0, chunk+1)
+	sent := 0
+	for i := range n {
+		r := request(i, id())
+		rs = append(rs, r)
+		if i%again == 0 {
+			rs = append(rs, r)
+		}
+		if len(rs) >= chunk || i == n-1 {
+			if _, err := client.Send(ctx, rs...); err != nil {
+				return sent, err
+			}
+			sent += len(rs)
+			rs = rs[:0]
+		}
+	}
+	return sent, nil
+}
+
+// noStore stands for the store of a process that only sends.
+type noStore struct{ driver.Store }
+
+// logged waits until the journal has n decisions.
+func (s *stage) logged(ctx context.Context, n int, w *process) error {
+	for {
+		have, err := s.decisions(ctx)
+		if err != nil || have >= n {
+			return err
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-w.done:
+			return fmt.Errorf("the worker ended: %w", w.err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// decisions returns how many records the journal has.
+func (s *stage) decisions(ctx context.Context) (sum int, err error) {
+	for p := range int32(partitions) {
+		_, end, err := s.log.Bounds(ctx, wire.Journal(name), p)
+		if err != nil {
+			return 0, err
+		}
+		sum += int(end)
+	}
+	return sum, nil
+}
+
+// check compares the store with the oracle.
+func (s *stage) check(ctx context.Context, n int) error {
+	db, err := postgres.OpenReadOnly(ctx, s.dsn())
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return checkStore(ctx, db.Store(), n)
+}
+
+func checkStore(ctx context.Context, store driver.Reader, n int) error {
+	want, after := balances(n), deja.Stream{}
+	for seen := 0; ; {
+		rows, err := store.States(ctx, after, 1000)
+		if err != nil {
+			return err
+		}
+		if len(rows) == 0 {
+			if seen != len(want) {
+				return fmt.Errorf("there are %d accounts, the oracle has %d", seen, len(want))
+			}
+			return nil
+		}
+		for _, row := range rows {
+			var a account
+			if err := json.Unmarshal(row.Data, &a); err != nil {
+				return err
+			}
+			if w := want[row.Stream.Key]; a.Balance != w.Balance || a.Count != w.Count {
+				return fmt.Errorf("account %s has %+v, the oracle %+v", row.Stream.Key, a, w)
+			}
+			after = row.Stream
+			seen++
+		}
+	}
+}
+
+// process is a worker: a process of its own, so that its memory and CPU time are its own.
+type process struct {
+	cmd  *exec.Cmd
+	out  *bytes.Buffer
+	done chan struct{}
+	err  error
+}
+
+const workerCommand = "worker"
+
+// job says what a worker does; it is passed on as JSON.
+type job struct {
+	Kafka, Run, DSN, Profile string
+	Projection               bool
+}
+
+// start starts a worker.
+func (s *stage) start(ctx context.Context, projection bool, profile string) (*process, error) {
+	arg, err := json.Marshal(job{s.b.set.kafka, s.run, s.dsn(), profile, projection})
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{cmd: exec.CommandContext(ctx, self, workerCommand, string(arg)), out: &bytes.Buffer{}, done: make(chan struct{})}
+	p.cmd.Stderr = os.Stderr
+	p.cmd.Stdout = p.out
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		defer close(p.done)
+		p.err = p.cmd.Wait()
+	}()
+	return p, nil
+}
+
+// used is what a worker needed.
+type used struct {
+	CPU   float64 // seconds
+	MaxMB float64 // resident
+}
+
+// stop asks a worker to end, and returns what it needed.
+func (p *process) stop() (used, error) {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	<-p.done
+	var u used
+	if p.err != nil {
+		return u, fmt.Errorf("worker: %w", p.err)
+	}
+	return u, json.NewDecoder(bufio.NewReader(p.out)).Decode(&u)
+}
+
+// kill ends a worker as a crash does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
+// worker is the main function of a worker.
+func worker(args []string) int {
+	if err := work(args[0]); err != nil {
+		fmt.Fprintln(os.Stderr, "worker:", err)
+		return 1
+	}
+	return 0
+}
+
+func work(arg string) error {
+	var j job
+	if err := json.Unmarshal([]byte(arg), &j); err != nil {
+		return err
+	}
+	ctx, stop := signalContext()
+	defer stop()
+	if j.Profile != "" {
+		f, err := os.Create(j.Profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	log, err := openLog(ctx, j.Kafka, j.Run)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	db, err := postgres.Open(ctx, j.DSN)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	eng, err := engine.New(engine.Config{
+		Service: service(j.Projection), Log: log, Store: db.Store(),
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		return err
+	}
+	if err := eng.Run(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	var ru syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &ru); err != nil {
+		return err
+	}
+	cpu := time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+	return json.NewEncoder(os.Stdout).Encode(used{cpu.Seconds(), float64(ru.Maxrss) / 1024})
+}
