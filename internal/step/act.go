@@ -106,7 +106,7 @@ func (b *Batch) again(m Message, p driver.Parked, skip bool, act deja.Act) (*dej
 		r := b.newRecord(m, covers)
 		r.Cause.Stream = p.Stream
 		r.Decided = died(m.dead)
-		b.record(m, r, encoded(r))
+		b.record(m, r, b.encoded(r))
 	} else if err := b.decide(m, h, covers); err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (b *Batch) close(m *Message, refusal *deja.Rejection) {
 	if refusal != nil {
 		r.Decided = deja.Decided{Status: deja.Rejected, Reason: *refusal}
 	}
-	b.record(*m, r, encoded(r))
+	b.record(*m, r, b.encoded(r))
 	b.to.Position = offset + 1
 }
 

@@ -71,6 +71,7 @@ func (w *Worker) handleRun(ctx context.Context, ms []Message) ([]Settlement, err
 // committed or not. The batches that it returns are to be committed in their order.
 func (w *Worker) Decide(ctx context.Context, ms []Message) (*Batch, error) {
 	b := w.newBatch()
+	b.size = len(ms)
 	if err := b.lookUp(ctx, ms); err != nil {
 		return nil, err
 	}
@@ -112,6 +113,9 @@ type Batch struct {
 	known    map[deja.ID]driver.Entry // the ledger, as far as this batch needs it, with what the batch added
 	out      driver.Batch
 	chains   [][32]byte        // of out.Records
+	bytes    []byte            // see encoded
+	slots    []wire.Record     // see slot
+	size     int               // how many messages there will be; 0 if that is not known
 	repeats  map[repeatKey]int // index into out.Repeats
 	events   []deja.Envelope   // for the projections
 	settled  []Settlement
@@ -206,11 +210,11 @@ func (b *Batch) settle(ctx context.Context, m Message) error {
 		r := b.newRecord(m, offset)
 		r.First, r.FirstIn, r.Paths = first.Offset, first.Partition, paths
 		r.Decided = deja.Decided{Status: deja.Conflicted, Reason: deja.Rejection{Code: deja.CodeConflict}}
-		b.record(m, r, encoded(r))
+		b.record(m, r, b.encoded(r))
 	case m.dead != nil:
 		r := b.newRecord(m, offset)
 		r.Decided = died(m.dead)
-		b.record(m, r, encoded(r))
+		b.record(m, r, b.encoded(r))
 	default:
 		h := b.w.states[m.Env.Stream]
 		if h.row.Parked > 0 {
@@ -243,7 +247,7 @@ func (b *Batch) block(m Message, h *held, covers int64) {
 	r := b.newRecord(m, covers)
 	r.Version = h.state.Version
 	r.Decided = deja.Decided{Status: deja.Parked, Reason: deja.Rejection{Code: deja.CodeBlocked, Detail: "an earlier message of the key is parked"}}
-	b.record(m, r, encoded(r))
+	b.record(m, r, b.encoded(r))
 	b.park(m, h)
 }
 
@@ -281,7 +285,7 @@ func (b *Batch) decide(m Message, h *held, covers int64) error {
 		*d = parked(errors.New("it schedules, sends or asks for effects, which this version does not deliver"))
 	}
 	next, err := b.fold(r, h)
-	raw := encoded(r)
+	raw := b.encoded(r)
 	switch {
 	case err != nil:
 		raw, err = b.withdraw(r, h, parked(err))
@@ -345,7 +349,7 @@ func (b *Batch) withdraw(r *wire.Record, h *held, instead deja.Decided) ([]byte,
 	restored.changed = h.changed
 	*h = *restored
 	r.Decided, r.Version, r.Writes = instead, h.row.Version, [32]byte{}
-	return encoded(r), nil
+	return b.encoded(r), nil
 }
 
 // What a text may add to a record, in bytes: with [Valid] they keep every record but one with events far below any
@@ -370,9 +374,23 @@ func parked(err error) deja.Decided {
 	return deja.Decided{Status: deja.Parked, Reason: deja.Rejection{Code: deja.CodeFailed, Detail: cut(err.Error())}}
 }
 
+// room returns for how many more records memory is taken at once.
+func (b *Batch) room(most int) int { return max(min(most, b.size-len(b.settled)), 1) }
+
+// slot returns room for a record, out of a piece of memory that the batch's records share.
+func (b *Batch) slot() *wire.Record {
+	if len(b.slots) == 0 {
+		b.slots = make([]wire.Record, b.room(64))
+	}
+	r := &b.slots[0]
+	b.slots = b.slots[1:]
+	return r
+}
+
 // newRecord begins the record of the next decision.
 func (b *Batch) newRecord(m Message, covers int64) *wire.Record {
-	r := &wire.Record{
+	r := b.slot()
+	*r = wire.Record{
 		Kind: wire.KindDecision, N: b.to.N + 1, Prev: b.to.Chain, Incarnation: b.to.Incarnation,
 		Cause: *m.Env, Hash: m.Hash, Covers: covers,
 		Build: b.w.cfg.Build, Fold: b.w.cfg.Machine.FoldVersion(),
@@ -461,5 +479,16 @@ func (w *Worker) transact(ctx context.Context, b *Batch) error {
 	}
 }
 
-// encoded returns a record's bytes.
-func encoded(r *wire.Record) []byte { return wire.AppendRecord(make([]byte, 0, 512), r) }
+// encoded returns a record's bytes, in a piece of memory that several share.
+func (b *Batch) encoded(r *wire.Record) []byte {
+	const usual = 1 << 10
+	if cap(b.bytes)-len(b.bytes) < usual {
+		b.bytes = make([]byte, 0, usual*b.room(64))
+	}
+	n := len(b.bytes)
+	all := wire.AppendRecord(b.bytes, r)
+	if cap(all) == cap(b.bytes) { // else it did not fit, and has memory of its own
+		b.bytes = all
+	}
+	return all[n:len(all):len(all)]
+}
