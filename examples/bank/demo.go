@@ -72,8 +72,9 @@ func (d *demonstration) takeIn(ctx context.Context, e *cli.Env) error {
 		return err
 	}
 	defer data.Close()
-	cfg := importer.Config{Redeliver: demoRedeliver, Conflicts: demoConflicts, Seed: 1}
-	d.Import, err = importAll(ctx, e, d.DB, &source{ReadCloser: data}, cfg)
+	cfg := importer.Config{Open: importer.File(d.DB), Redeliver: demoRedeliver, Conflicts: demoConflicts, Seed: 1}
+	read := func(ctx context.Context) (*cli.Database, error) { return e.OpenReader(ctx, d.DB) }
+	d.Import, err = importAll(ctx, e, read, &source{ReadCloser: data}, cfg)
 	return err
 }
 

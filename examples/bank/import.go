@@ -11,35 +11,41 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dejalog/deja/cli"
+	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/examples/bank/berka"
 	"github.com/dejalog/deja/examples/bank/importer"
 	"github.com/dejalog/deja/replay"
 )
 
 func importCommand(e *cli.Env) *cobra.Command {
-	var redeliver float64
+	var cfg importer.Config
 	cmd := &cobra.Command{
 		Use:   "import [FILE.csv]",
 		Short: "Import transactions: those of a CSV, or the ones that the program ships",
 		Long: `Import transactions: those of a CSV file, of the standard input (-), or the ones that the program ships.
 
 A transaction's message ID comes from the bank's number, so importing again applies nothing. An import that was
-interrupted goes on if it is run again. --redeliver delivers a part of the messages twice, some only after a restart.`,
-		Example: "  bank import --db bank.db\n  bank import transactions.csv --redeliver 0.05 --json",
+interrupted goes on if it is run again. --redeliver delivers a part of the messages twice, some only after a restart.
+
+The service runs in this process while it imports; with --send-only other processes must run it, on the same servers.`,
+		Example: `  bank import --db bank.db
+  bank import transactions.csv --redeliver 0.05 --json
+  bank import --log kafka://localhost:9092 --store postgres://localhost/bank --send-only`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !(redeliver >= 0 && redeliver <= 1) {
-				return cli.Usagef("--redeliver %v: want a part, from 0 to 1", redeliver)
+			if !(cfg.Redeliver >= 0 && cfg.Redeliver <= 1) {
+				return cli.Usagef("--redeliver %v: want a part, from 0 to 1", cfg.Redeliver)
 			}
 			source, err := openSource(e, args)
 			if err != nil {
 				return err
 			}
 			defer source.Close()
-			return runImport(cmd.Context(), e, source, redeliver)
+			return runImport(cmd.Context(), e, source, cfg)
 		},
 	}
-	cmd.Flags().Float64Var(&redeliver, "redeliver", 0, "the `PART` of the messages to deliver twice, 0 to 1")
+	cmd.Flags().Float64Var(&cfg.Redeliver, "redeliver", 0, "the `PART` of the messages to deliver twice, 0 to 1")
+	cmd.Flags().BoolVar(&cfg.Elsewhere, "send-only", false, "send, and let the processes that run the service handle it")
 	return cmd
 }
 
@@ -110,8 +116,15 @@ type importAnswer struct {
 	StateHash  replay.Hash `json:"state_hash"`
 }
 
-func runImport(ctx context.Context, e *cli.Env, s *source, redeliver float64) error {
-	a, err := importAll(ctx, e, e.DB(), s, importer.Config{Redeliver: redeliver})
+func runImport(ctx context.Context, e *cli.Env, s *source, cfg importer.Config) error {
+	cfg.Open = func(ctx context.Context) (importer.Database, error) {
+		db, err := e.OpenWriter(ctx, true)
+		if err != nil {
+			return nil, err
+		}
+		return database{db}, nil
+	}
+	a, err := importAll(ctx, e, e.Open, s, cfg)
 	if ctx.Err() != nil {
 		e.Notef("nothing is lost: the same import, run again, applies what is missing, and only that")
 	}
@@ -133,17 +146,25 @@ func runImport(ctx context.Context, e *cli.Env, s *source, redeliver float64) er
 	return nil
 }
 
-// importAll imports a source into the file at path, and tells what became of it. It is complete if the error is the source's own.
-func importAll(ctx context.Context, e *cli.Env, path string, s *source, cfg importer.Config) (a importAnswer, err error) {
+// database is what a command has opened, as an import takes it.
+type database struct{ db *cli.Database }
+
+func (d database) Log() driver.Log     { return d.db.Log }
+func (d database) Store() driver.Store { return d.db.Store }
+func (d database) Close() error        { return d.db.Close() }
+
+// importAll imports a source, and tells what became of it, from the database as read opens it. It is complete if the
+// error is the source's own.
+func importAll(ctx context.Context, e *cli.Env, read func(context.Context) (*cli.Database, error), s *source, cfg importer.Config) (a importAnswer, err error) {
 	tell, end := e.Progress("importing")
-	cfg.Open, cfg.Transactions = importer.File(path), s.rows()
+	cfg.Transactions = s.rows()
 	cfg.Progress = func(handled, sent int64) { tell(handled, max(s.total(sent), sent)) }
 	r, err := importer.Run(ctx, cfg)
 	end()
 	if err != nil && s.err == nil {
 		return a, err
 	}
-	db, openErr := e.OpenReader(ctx, path)
+	db, openErr := read(ctx)
 	if openErr != nil {
 		return a, openErr
 	}
