@@ -12,10 +12,12 @@ import (
 )
 
 const (
-	caseLimit  = 60 * time.Second      // a call that hangs fails its case
-	fetchLimit = 5 * time.Second       // a record that was promised comes sooner, or is lost
-	aMoment    = 30 * time.Millisecond // enough for what must not happen to happen, most times
-	plenty     = 1_000_000             // more than any case writes
+	caseLimit   = 60 * time.Second      // a call that hangs fails its case
+	fetchLimit  = 5 * time.Second       // a record that was promised comes sooner, or is lost
+	waitLimit   = 5 * time.Second       // a time to live of a second has run out by then
+	aMoment     = 30 * time.Millisecond // enough for what must not happen to happen, most times
+	answerLimit = 16 << 20              // bytes of one answer
+	plenty      = 1_000_000             // more than any case writes
 )
 
 // bench is what one case works on.
@@ -23,26 +25,36 @@ type bench struct {
 	*testing.T
 	h              Harness
 	ctx            context.Context //nolint:containedctx // a case is one call, and this is its limit
+	cancel         context.CancelFunc
 	log            driver.Log
 	store          driver.Store
 	inbox, journal driver.Topic
 	page           int // of a reading by pages: small, so that it is paged
 }
 
+// connect returns a bench without topics. The caller closes it.
+func connect(t *testing.T, h Harness) *bench {
+	t.Helper()
+	b := &bench{T: t, h: h, page: 3}
+	b.ctx, b.cancel = context.WithTimeout(t.Context(), caseLimit)
+	b.log, b.store = h.Open(t)
+	return b
+}
+
+func (b *bench) close() {
+	b.cancel()
+	if b.store != nil {
+		b.must(b.store.Close())
+	}
+	if b.log != nil {
+		b.must(b.log.Close())
+	}
+}
+
 func open(t *testing.T, h Harness) *bench {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), caseLimit)
-	b := &bench{T: t, h: h, ctx: ctx, page: 3}
-	b.log, b.store = h.Open(t)
-	t.Cleanup(func() {
-		cancel()
-		if b.store != nil {
-			b.must(b.store.Close())
-		}
-		if b.log != nil {
-			b.must(b.log.Close())
-		}
-	})
+	b := connect(t, h)
+	t.Cleanup(b.close)
 	service := "drivertest-" + deja.NewID().String()
 	b.inbox, b.journal = b.topic(service+".inbox"), b.topic(service+".journal")
 	return b
@@ -68,6 +80,25 @@ func (b *bench) topic(name string) driver.Topic {
 func (b *bench) reopen() {
 	if b.h.Reopen != nil {
 		b.log, b.store = b.h.Reopen(b.T, b.log, b.store)
+	}
+}
+
+// roll begins a new segment of the ledger where the driver has them.
+func (b *bench) roll() {
+	if b.h.Roll != nil {
+		b.h.Roll(b.T, b.store)
+	}
+}
+
+// until waits for what comes with time; what does not come fails the case.
+func (b *bench) until(what string, done func() bool) {
+	b.Helper()
+	limit := time.Now().Add(waitLimit)
+	for over := false; !done(); over = time.Now().After(limit) {
+		if over { // before it was asked the last time
+			b.Fatalf("waited %s in vain for %s", waitLimit, what)
+		}
+		time.Sleep(aMoment)
 	}
 }
 

@@ -1,9 +1,11 @@
 package drivertest_test
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -39,13 +41,25 @@ type bentStore struct {
 	from    func(given, now driver.Progress) driver.Progress
 	batch   func(s *bentStore, b driver.Batch) driver.Batch
 	tx      func(t *bentTx) driver.Tx
+	only    string // the call that lease is for; "" is all
+
+	tell    func(ls []driver.Lease) []driver.Lease
+	attempt func(s *bentStore, l driver.Lease, offset, careful int64) (int64, error)
+	release func(s *bentStore, l driver.Lease) error
+	ready   func(s *bentStore, l driver.Lease) ([]int32, error)
+	reset   func(s *bentStore, l driver.Lease) error
+	beat    func(s *bentStore, m driver.Member, ttl time.Duration) (driver.Crew, error)
+	leave   func(s *bentStore, member deja.ID) error
+	find    func(s *bentStore, lo, hi deja.ID, max int) ([]driver.Entry, error)
 
 	mu     sync.Mutex
 	newest map[int32]driver.Lease
+	sealed map[deja.ID]bool // the keys of all segments of the ledger but the newest
+	rolls  int64
 }
 
 func newBentStore(s *memory.Store) *bentStore {
-	return &bentStore{Store: s, newest: map[int32]driver.Lease{}}
+	return &bentStore{Store: s, newest: map[int32]driver.Lease{}, sealed: map[deja.ID]bool{}}
 }
 
 // bend returns a store with some functions set.
@@ -71,10 +85,11 @@ func (s *bentStore) Acquire(ctx context.Context, a driver.Assignment) (l driver.
 	return l, err
 }
 
-func (s *bentStore) bentLease(l driver.Lease) driver.Lease {
+// bentLease returns the lease that a call is made under.
+func (s *bentStore) bentLease(call string, l driver.Lease) driver.Lease {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lease != nil {
+	if s.lease != nil && (s.only == "" || s.only == call) {
 		newest := s.newest[l.Partition]
 		l = s.lease(l, newest)
 	}
@@ -87,16 +102,88 @@ func (s *bentStore) leases() map[int32]driver.Lease {
 	return maps.Clone(s.newest)
 }
 
+func (s *bentStore) Leases(ctx context.Context) ([]driver.Lease, error) {
+	ls, err := s.Store.Leases(ctx)
+	if s.tell != nil {
+		ls = s.tell(ls)
+	}
+	return ls, err
+}
+
 func (s *bentStore) Logged(ctx context.Context, l driver.Lease, to driver.Logged) error {
-	return s.Store.Logged(ctx, s.bentLease(l), to)
+	return s.Store.Logged(ctx, s.bentLease("Logged", l), to)
+}
+
+func (s *bentStore) Attempt(ctx context.Context, l driver.Lease, offset, careful int64) (int64, error) {
+	l = s.bentLease("Attempt", l)
+	if s.attempt != nil {
+		return s.attempt(s, l, offset, careful)
+	}
+	return s.Store.Attempt(ctx, l, offset, careful)
+}
+
+func (s *bentStore) Release(ctx context.Context, l driver.Lease) error {
+	l = s.bentLease("Release", l)
+	if s.release != nil {
+		return s.release(s, l)
+	}
+	return s.Store.Release(ctx, l)
+}
+
+func (s *bentStore) Ready(ctx context.Context, l driver.Lease) ([]int32, error) {
+	l = s.bentLease("Ready", l)
+	if s.ready != nil {
+		return s.ready(s, l)
+	}
+	return s.Store.Ready(ctx, l)
 }
 
 func (s *bentStore) Reset(ctx context.Context, l driver.Lease) error {
-	return s.Store.Reset(ctx, s.bentLease(l))
+	l = s.bentLease("Reset", l)
+	if s.reset != nil {
+		return s.reset(s, l)
+	}
+	return s.Store.Reset(ctx, l)
+}
+
+func (s *bentStore) Beat(ctx context.Context, m driver.Member, ttl time.Duration) (driver.Crew, error) {
+	if s.beat != nil {
+		return s.beat(s, m, ttl)
+	}
+	return s.Store.Beat(ctx, m, ttl)
+}
+
+func (s *bentStore) Leave(ctx context.Context, member deja.ID) error {
+	if s.leave != nil {
+		return s.leave(s, member)
+	}
+	return s.Store.Leave(ctx, member)
+}
+
+func (s *bentStore) Find(ctx context.Context, lo, hi deja.ID, max int) ([]driver.Entry, error) {
+	if s.find != nil {
+		return s.find(s, lo, hi, max)
+	}
+	return s.Store.Find(ctx, lo, hi, max)
+}
+
+// Lookup gives the number of the newest segment for a mark.
+func (s *bentStore) Lookup(ctx context.Context, keys []deja.ID) ([]driver.Entry, int64, error) {
+	es, _, err := s.Store.Lookup(ctx, keys)
+	return es, s.rolls, err
+}
+
+// Roll begins a segment of the ledger, as stores do that have them.
+func (s *bentStore) Roll() {
+	s.rolls++
+	es, _ := s.Store.Find(background, deja.ID{}, deja.ID(bytes.Repeat([]byte{0xff}, 16)), 1_000_000)
+	for _, e := range es {
+		s.sealed[e.Key] = true
+	}
 }
 
 func (s *bentStore) Begin(ctx context.Context, l driver.Lease) (driver.Tx, error) {
-	l = s.bentLease(l)
+	l = s.bentLease("Begin", l)
 	inner, err := s.Store.Begin(ctx, l)
 	if err != nil {
 		return nil, err

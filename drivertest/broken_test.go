@@ -14,7 +14,9 @@ import (
 	"github.com/dejalog/deja/internal/memory"
 )
 
-var brokenDrivers = slices.Concat(brokenLogs, brokenFences, brokenTransactions, brokenTables)
+var brokenDrivers = slices.Concat(
+	brokenLogs, brokenViews, brokenFences, brokenOwners, brokenCrews, brokenTransactions, brokenTables, brokenSegments,
+)
 
 var brokenLogs = []broken{
 	{
@@ -185,6 +187,7 @@ var brokenFences = []broken{
 		name: "logged and reset are not fenced", caughtBy: "fenced outside transactions",
 		store: bend(func(s *bentStore) { s.lease = func(_, newest driver.Lease) driver.Lease { return newest } }),
 	},
+	unfenced("Logged"), unfenced("Ready"), unfenced("Attempt"), unfenced("Release"),
 	{
 		name: "acquire issues the lease again", caughtBy: "acquire",
 		store: bend(func(s *bentStore) {
@@ -225,10 +228,79 @@ var brokenFences = []broken{
 		}),
 	},
 	{
+		name: "acquire does not say what is another", caughtBy: "acquire is bound",
+		store: bend(func(s *bentStore) {
+			s.acquire = func(s *bentStore, a driver.Assignment) (driver.Lease, error) {
+				l, err := s.Store.Acquire(background, a)
+				if errors.Is(err, driver.ErrIdentity) {
+					err = driver.ErrIdentity
+				}
+				return l, err
+			}
+		}),
+	},
+	{
+		name: "acquire tells the last difference", caughtBy: "acquire is bound",
+		store: bend(func(s *bentStore) {
+			bound := ""
+			s.acquire = func(s *bentStore, a driver.Assignment) (driver.Lease, error) {
+				bound = cmp.Or(bound, a.Inbox.ID)
+				l, err := s.Store.Acquire(background, a)
+				if errors.Is(err, driver.ErrCluster) && a.Inbox.ID != bound {
+					err = driver.ErrRecreated
+				}
+				return l, err
+			}
+		}),
+	},
+	{
+		name: "a copy is not told", caughtBy: "acquire of a copy",
+		store: bend(func(s *bentStore) {
+			s.acquire = func(s *bentStore, a driver.Assignment) (driver.Lease, error) {
+				l, err := s.Store.Acquire(background, a)
+				l.Copied = false
+				return l, err
+			}
+		}),
+	},
+	{
+		name: "a copy is told once", caughtBy: "acquire of a copy",
+		store: bend(func(s *bentStore) {
+			told := false
+			s.acquire = func(s *bentStore, a driver.Assignment) (driver.Lease, error) {
+				l, err := s.Store.Acquire(background, a)
+				l.Copied, told = l.Copied && !told, told || l.Copied
+				return l, err
+			}
+		}),
+	},
+	{
+		name: "a copy is told for ever", caughtBy: "acquire of a copy",
+		store: bend(func(s *bentStore) {
+			ever := false
+			s.acquire = func(s *bentStore, a driver.Assignment) (driver.Lease, error) {
+				l, err := s.Store.Acquire(background, a)
+				ever = ever || l.Copied
+				l.Copied = ever
+				return l, err
+			}
+		}),
+	},
+	{
 		name: "a commit lands after acquire", caughtBy: "acquire beside a commit",
 		store: bend(func(s *bentStore) { s.tx = func(t *bentTx) driver.Tx { return &lateTx{bentTx: t} } }),
 	},
 	{name: "the store forgets its epochs", caughtBy: "acquire after reopening", forgets: true},
+}
+
+// unfenced returns a driver in which one call outside transactions takes any lease.
+func unfenced(call string) broken {
+	return broken{
+		name: call + " is not fenced", caughtBy: "fenced outside transactions",
+		store: bend(func(s *bentStore) {
+			s.only, s.lease = call, func(_, newest driver.Lease) driver.Lease { return newest }
+		}),
+	}
 }
 
 // atMost lets a position pass that is ahead of the store's.
@@ -458,13 +530,33 @@ var brokenTables = []broken{
 		store: func(s *memory.Store) driver.Store { return &goingBack{Store: s} },
 	},
 	{
+		name: "logged forgets whose it is", caughtBy: "logged never goes back",
+		store: bend(func(s *bentStore) {
+			s.tell = func(ls []driver.Lease) []driver.Lease {
+				for i := range ls {
+					ls[i].Logged.Incarnation = driver.Incarnation{}
+				}
+				return ls
+			}
+		}),
+	},
+	{
+		name: "the records of an answer are not bounded", caughtBy: "records are told in parts",
+		store: func(s *memory.Store) driver.Store { return unbounded{s} },
+	},
+	{
 		name: "records go once they are logged ahead of time", caughtBy: "records are kept",
 		store: func(s *memory.Store) driver.Store { return impatient{s} },
 	},
 	{
-		name: "reset empties all partitions", caughtBy: "reset",
-		store: func(s *memory.Store) driver.Store { return thorough{s} },
+		name: "reset empties one partition", caughtBy: "reset",
+		store: func(s *memory.Store) driver.Store { return &sparing{s, map[int32]driver.Progress{}} },
 	},
+	{
+		name: "reset drops what is to be logged", caughtBy: "reset",
+		store: func(s *memory.Store) driver.Store { return &dropping{Store: s} },
+	},
+	{name: "reset fences nobody", caughtBy: "reset", store: bend(asTheStoreHasIt)},
 	{
 		name: "a random run finds it too", caughtBy: "model",
 		store: bend(func(s *bentStore) { s.from = atMost }),
@@ -559,20 +651,75 @@ func (s *goingBack) Acquire(ctx context.Context, a driver.Assignment) (driver.Le
 	return l, err
 }
 
+type unbounded struct{ *memory.Store }
+
+func (s unbounded) Unlogged(ctx context.Context, partition int32, after int64, max int) ([]driver.JournalRecord, error) {
+	var all []driver.JournalRecord
+	for {
+		rs, err := s.Store.Unlogged(ctx, partition, after, max-len(all))
+		if err != nil || len(rs) == 0 {
+			return all, err
+		}
+		all = append(all, rs...)
+		after = rs[len(rs)-1].N
+	}
+}
+
 type impatient struct{ *memory.Store }
 
 func (s impatient) Unlogged(ctx context.Context, partition int32, after int64, max int) ([]driver.JournalRecord, error) {
 	return s.Store.Unlogged(ctx, partition, after+1, max)
 }
 
-type thorough struct{ *memory.Store }
+// sparing tells the old progress of the partitions that were reset under another's lease.
+type sparing struct {
+	*memory.Store
+	spared map[int32]driver.Progress
+}
 
-func (s thorough) Reset(ctx context.Context, l driver.Lease) error {
-	other := l.Assignment
-	other.Partition = 1 - l.Partition
-	o, err := s.Acquire(ctx, other)
-	if err != nil {
-		return err
+func (s *sparing) Reset(ctx context.Context, l driver.Lease) error {
+	for p := range l.Inbox.Partitions {
+		if p != l.Partition {
+			s.spared[p], _ = s.Store.Progress(ctx, p)
+		}
 	}
-	return errors.Join(s.Store.Reset(ctx, o), s.Store.Reset(ctx, l))
+	return s.Store.Reset(ctx, l)
+}
+
+func (s *sparing) Progress(ctx context.Context, partition int32) (driver.Progress, error) {
+	if p, ok := s.spared[partition]; ok {
+		return p, nil
+	}
+	return s.Store.Progress(ctx, partition)
+}
+
+type dropping struct {
+	*memory.Store
+	dropped bool
+}
+
+func (s *dropping) Reset(ctx context.Context, l driver.Lease) error {
+	s.dropped = true
+	return s.Store.Reset(ctx, l)
+}
+
+func (s *dropping) Unlogged(ctx context.Context, partition int32, after int64, max int) ([]driver.JournalRecord, error) {
+	rs, err := s.Store.Unlogged(ctx, partition, after, max)
+	if s.dropped {
+		rs = nil
+	}
+	return rs, err
+}
+
+// asTheStoreHasIt gives the newest acquired lease the epoch and nonce that the store holds now.
+func asTheStoreHasIt(s *bentStore) {
+	s.lease = func(l, newest driver.Lease) driver.Lease {
+		ls, _ := s.Leases(background)
+		for _, now := range ls {
+			if now.Partition == l.Partition && l.Nonce == newest.Nonce {
+				l.Epoch, l.Nonce = now.Epoch, now.Nonce
+			}
+		}
+		return l
+	}
 }

@@ -46,7 +46,7 @@ var commitCases = []testCase{
 		rollback,
 	},
 	{
-		"reset", "Reset empties a partition but for its incarnation and its records, and of other partitions touches nothing",
+		"reset", "Reset empties all partitions but for their incarnations and their kept records, and fences all leases but the one it was called under",
 		needs{store: true},
 		reset,
 	},
@@ -247,15 +247,27 @@ func rollback(b *bench) {
 
 func reset(b *bench) {
 	m := newModel()
-	for p := range b.inbox.Partitions {
-		b.worker("a", p).decide(m, 7)
-	}
 	w := b.worker("a", 0)
+	w.decide(m, 7)
+	var others []*worker
+	for p := int32(1); p < b.inbox.Partitions; p++ {
+		o := b.worker("a", p)
+		o.decide(m, 7)
+		others = append(others, o)
+	}
 	b.must(b.store.Reset(b.ctx, w.lease))
-	m.reset(0)
+	m.reset()
 	b.holds(m)
 	w.at = m.progress[0]
 	w.decide(m, 5) // the lease holds on
+	b.holds(m)
+	for _, o := range others {
+		b.refused(o, m, o.lease, o.at)
+		b.refused(o, m, o.lease, m.progress[o.lease.Partition]) // not by knowing where it is now
+		o = b.worker("a", o.lease.Partition)
+		equal(b, "progress told by Acquire", o.at, m.progress[o.lease.Partition])
+		o.decide(m, 3)
+	}
 	b.holds(m)
 	equal(b, "progress told by Acquire", b.worker("a", 0).at.N, w.at.N)
 }

@@ -1,30 +1,50 @@
 // Package drivertest is the contracts of package driver as tests: one suite that every log and every store must pass,
 // here and at third parties'. It knows the interfaces alone, and what a driver cannot do it does not ask for.
+//
+// It suits embedded engines and servers alike. Each case works on a log and a store of its own, which [Harness].Open
+// makes, and on topics of names that were never used before, so cases do not see each other and may share a server. A
+// case makes about a hundred calls, few of them of thousands of rows; none measures time, but a few wait for leases of
+// up to a second to run out. Offsets may have gaps anywhere. One answer of Fetch or Unlogged must stay below 16 MiB, but for a
+// single record.
 package drivertest
 
 import (
 	"testing"
 
+	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 )
 
 // A Harness gives the suite the driver under test. Only Open is required; each further function that is there adds
 // cases. They fail t when they cannot do what they are asked for.
 type Harness struct {
-	// Open returns a log and a store that nothing was written to. Either may be nil, and then is not tested. The suite
-	// closes them.
+	// Open returns a log and a store that nothing was written to: a server's may share it with other cases, as a schema
+	// of its own. Either may be nil, in all calls, and then is not tested. The suite closes them.
 	Open func(t testing.TB) (driver.Log, driver.Store)
 
-	// Create creates a topic, for logs that do not do so at first use. Topics are never used by two cases.
+	// Create creates a topic, for logs that do not do so at first use, of as many partitions as the harness likes;
+	// all its topics have as many, and three are good. No name is asked for twice.
 	Create func(t testing.TB, log driver.Log, topic string)
 
 	// Reopen returns log and store as another process finds them after the death of the one that had those given:
-	// all that was committed, nothing else. Those given are not used again, nor closed by the suite.
+	// all that was committed, nothing else. What the old process had open is gone: a server's harness cuts its
+	// connections. Those given are not used again, nor closed by the suite.
 	Reopen func(t testing.TB, log driver.Log, store driver.Store) (driver.Log, driver.Store)
 
 	// Backup returns a function that puts the store, which may have been opened anew since, back to where it is now,
 	// while it is open.
 	Backup func(t testing.TB, store driver.Store) (restore func(driver.Store))
+
+	// Copy returns a copy of log and store that was adopted as one of its own, for engines whose files somebody may
+	// copy. Those given are not used again, nor closed by the suite.
+	Copy func(t testing.TB, log driver.Log, store driver.Store) (driver.Log, driver.Store)
+
+	// ReadOnly returns the same log, open beside the one given for reading only. The suite closes it.
+	ReadOnly func(t testing.TB, log driver.Log, store driver.Store) driver.Log
+
+	// Roll makes the store begin a new segment of its ledger, as it does by itself when one is full. Without it the
+	// cases about segments run on the one that there is.
+	Roll func(t testing.TB, store driver.Store)
 
 	// Interrupt makes the engine roll an open transaction back by itself, as it does when the disk is full. The driver
 	// is not told.
@@ -47,16 +67,18 @@ type testCase struct {
 
 // needs is what a case cannot do without.
 type needs struct {
-	log, store, reopen, backup, interrupt, trim, sql, importer, joint, apart bool
-	partitions                                                               int32
+	log, store, reopen, backup, copied, absent, interrupt, trim, sql bool
+	importer, cursors, joint, apart, shared                          bool
+	partitions                                                       int32
 }
 
 // Run runs the suite, each case on a log and a store of its own. A failure prints the rule that was broken.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
+	missing := learn(t, h)
 	for _, cases := range [][]testCase{
-		logCases, fetchCases, leaseCases, fenceCases, commitCases, ledgerCases, stateCases, recordCases, sqlCases,
-		crashCases, workerCases, modelCases,
+		logCases, fetchCases, cursorCases, leaseCases, ownerCases, sharedCases, fenceCases, commitCases, ledgerCases, markCases,
+		stateCases, recordCases, sqlCases, crashCases, workerCases, modelCases,
 	} {
 		for _, c := range cases {
 			t.Run(c.name, func(t *testing.T) {
@@ -65,38 +87,51 @@ func Run(t *testing.T, h Harness) {
 						t.Logf("the rule: %s", c.rule)
 					}
 				})
-				b := open(t, h)
-				if missing := b.missing(c.needs); missing != "" {
-					t.Skipf("the driver has no %s", missing)
+				if what := missing(c.needs); what != "" {
+					t.Skipf("the driver has no %s", what)
 				}
-				c.run(b)
+				c.run(open(t, h))
 			})
 		}
 	}
 }
 
-// missing names what the harness does not have of n.
-func (b *bench) missing(n needs) string {
+// learn opens the driver once, to see what it can do: a case that it cannot run opens nothing. The function returned
+// names what is missing of a case's needs.
+func learn(t *testing.T, h Harness) (missing func(needs) string) {
+	t.Helper()
+	b := connect(t, h)
+	defer b.close()
+	topic := b.topic("drivertest-" + deja.NewID().String() + ".inbox")
 	_, importer := b.log.(driver.Importer)
-	for _, m := range []struct {
-		name        string
-		needed, has bool
-	}{
-		{"log", n.log, b.log != nil},
-		{"store", n.store, b.store != nil},
-		{"Reopen", n.reopen, b.h.Reopen != nil},
-		{"Backup", n.backup, b.h.Backup != nil},
-		{"Interrupt", n.interrupt, b.h.Interrupt != nil},
-		{"Trim", n.trim, b.h.Trim != nil},
-		{"SQL", n.sql, b.h.SQL},
-		{"Import", n.importer, importer},
-		{"joint log and store", n.joint, b.joint()},
-		{"store apart from its log", n.apart, !b.joint()},
-		{"second partition", n.partitions > 1, b.inbox.Partitions >= n.partitions},
-	} {
-		if m.needed && !m.has {
-			return m.name
+	_, cursors := b.log.(driver.Cursors)
+	_, shared := b.store.(driver.Shared)
+	joint := b.joint()
+	return func(n needs) string {
+		for _, m := range []struct {
+			name        string
+			needed, has bool
+		}{
+			{"log", n.log, b.log != nil},
+			{"store", n.store, b.store != nil},
+			{"Reopen", n.reopen, h.Reopen != nil},
+			{"Backup", n.backup, h.Backup != nil},
+			{"Copy", n.copied, h.Copy != nil},
+			{"ReadOnly, nor Create", n.absent, h.ReadOnly != nil || h.Create != nil},
+			{"Interrupt", n.interrupt, h.Interrupt != nil},
+			{"Trim", n.trim, h.Trim != nil},
+			{"SQL", n.sql, h.SQL},
+			{"Import", n.importer, importer},
+			{"Cursors", n.cursors, cursors},
+			{"joint log and store", n.joint, joint},
+			{"store apart from its log", n.apart, !joint},
+			{"store that several processes share", n.shared, shared},
+			{"second partition", n.partitions > 1, topic.Partitions >= n.partitions},
+		} {
+			if m.needed && !m.has {
+				return m.name
+			}
 		}
+		return ""
 	}
-	return ""
 }

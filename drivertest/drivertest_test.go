@@ -107,6 +107,17 @@ func (b broken) harness() drivertest.Harness {
 			backup := store.(snapshotter).Snapshot()
 			return func(store driver.Store) { store.(snapshotter).Restore(backup) }
 		},
+		Copy: func(_ testing.TB, log driver.Log, store driver.Store) (driver.Log, driver.Store) {
+			return wrap(log.(interface{ Clone() *memory.Log }).Clone(), store.(snapshotter).Adopted())
+		},
+		ReadOnly: func(_ testing.TB, log driver.Log, _ driver.Store) driver.Log {
+			return log.(interface{ ReadOnly() driver.Log }).ReadOnly()
+		},
+		Roll: func(_ testing.TB, store driver.Store) {
+			if s, ok := store.(interface{ Roll() }); ok {
+				s.Roll()
+			}
+		},
 		Interrupt: func(_ testing.TB, store driver.Store, _ driver.Tx) { store.(snapshotter).LoseTransactions() },
 		Trim: func(_ testing.TB, log driver.Log, topic string, partition int32, first int64) {
 			log.(interface{ Trim(string, int32, int64) }).Trim(topic, partition, first)
@@ -117,6 +128,7 @@ func (b broken) harness() drivertest.Harness {
 // snapshotter is what wrappers inherit from the store inside.
 type snapshotter interface {
 	Snapshot() *memory.Store
+	Adopted() *memory.Store
 	Restore(*memory.Store)
 	LoseTransactions()
 }

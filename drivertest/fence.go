@@ -50,7 +50,7 @@ var fenceCases = []testCase{
 		fencedByInterrupt,
 	},
 	{
-		"fenced outside transactions", "Logged and Reset under an old lease, or under one with another nonce, are ErrFenced and change nothing",
+		"fenced outside transactions", "Logged, Ready, Attempt, Release and Reset under an old lease, or one with another nonce, are ErrFenced and change nothing",
 		needs{store: true},
 		fencedOutside,
 	},
@@ -178,11 +178,18 @@ func fencedOutside(b *bench) {
 	other := now.lease
 	other.Nonce[0]++
 	for _, l := range []driver.Lease{old.lease, other} {
-		b.want(b.store.Reset(b.ctx, l), driver.ErrFenced)
-		b.want(b.store.Logged(b.ctx, l, driver.Logged{N: 1, Offset: 1}), driver.ErrFenced)
+		b.fencedCalls(l)
 	}
 	b.holds(m)
-	equal(b, "logged", b.worker("a", 0).lease.Logged, now.lease.Logged)
+	again := b.lease(0)
+	equal(b, "epoch", again.Epoch, now.lease.Epoch)
+	equal(b, "careful", again.Careful, 0)
+	equal(b, "logged", again.Logged, now.lease.Logged)
+	if b.inbox.Partitions > 1 {
+		equal(b, "partitions that are not ready", b.waiting(b.worker("a", 1).lease)[0], 0)
+	}
+	now.decide(m, 1) // it was not released
+	b.holds(m)
 }
 
 func fencedByRestore(b *bench) {

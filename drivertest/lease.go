@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"errors"
 	"time"
 
 	"github.com/dejalog/deja/driver"
@@ -18,7 +19,7 @@ var leaseCases = []testCase{
 		acquireByPartition,
 	},
 	{
-		"acquire is bound", "a store is bound to its topics: another log, or the topic created anew, is ErrIdentity",
+		"acquire is bound", "a store is bound to its topics: others are ErrIdentity, and the error says in what; limits may change",
 		needs{store: true},
 		acquireBound,
 	},
@@ -26,6 +27,11 @@ var leaseCases = []testCase{
 		"acquire after reopening", "epochs go on rising, and progress is what was committed, after the process has died",
 		needs{store: true, reopen: true},
 		acquireReopened,
+	},
+	{
+		"acquire of a copy", "the leases of a copy that was adopted say so, until a new incarnation has begun",
+		needs{log: true, store: true, copied: true},
+		acquireCopied,
 	},
 	{
 		"acquire beside a commit", "Acquire waits for a commit in flight or fences it: what it tells is final",
@@ -70,19 +76,31 @@ func acquireByPartition(b *bench) {
 func acquireBound(b *bench) {
 	b.worker("a", 0)
 	good := b.assignment(0)
-	for name, change := range map[string]func(*driver.Assignment){
-		"inbox's id":           func(a *driver.Assignment) { a.Inbox.ID += "0" },
-		"journal's id":         func(a *driver.Assignment) { a.Journal.ID += "0" },
-		"cluster":              func(a *driver.Assignment) { a.Inbox.Cluster += "0"; a.Journal.Cluster += "0" },
-		"name":                 func(a *driver.Assignment) { a.Inbox.Name += "0"; a.Journal.Name += "0" },
-		"number of partitions": func(a *driver.Assignment) { a.Inbox.Partitions++; a.Journal.Partitions++ },
+	for name, other := range map[string]struct {
+		change func(*driver.Topic)
+		want   error
+	}{
+		"id":         {func(t *driver.Topic) { t.ID += "0" }, driver.ErrRecreated},
+		"cluster":    {func(t *driver.Topic) { t.Cluster += "0" }, driver.ErrCluster},
+		"name":       {func(t *driver.Topic) { t.Name += "0" }, driver.ErrIdentity},
+		"partitions": {func(t *driver.Topic) { t.Partitions++ }, driver.ErrPartitions},
+
+		// What differs because of another difference is not what is told.
+		"cluster, and so id": {func(t *driver.Topic) { t.Cluster += "0"; t.ID += "0" }, driver.ErrCluster},
+		"id, and partitions": {func(t *driver.Topic) { t.ID += "0"; t.Partitions++ }, driver.ErrRecreated},
 	} {
-		a := good
-		change(&a)
-		if _, err := b.store.Acquire(b.ctx, a); err == nil {
-			b.Errorf("acquired with another %s", name)
-		} else {
-			b.want(err, driver.ErrIdentity)
+		for _, topics := range []string{"inbox", "journal", "both"} {
+			a := good
+			if topics != "journal" {
+				other.change(&a.Inbox)
+			}
+			if topics != "inbox" {
+				other.change(&a.Journal)
+			}
+			_, err := b.store.Acquire(b.ctx, a)
+			if !errors.Is(err, other.want) || !errors.Is(err, driver.ErrIdentity) {
+				b.Errorf("acquired with another %s of %s: got error %v, want %v", name, topics, err, other.want)
+			}
 		}
 	}
 	if good.Partition++; good.Partition < b.inbox.Partitions {
@@ -90,6 +108,10 @@ func acquireBound(b *bench) {
 		_, err := b.store.Acquire(b.ctx, good)
 		b.want(err, driver.ErrIdentity)
 	}
+	limits := b.assignment(0)
+	limits.Inbox.MaxRecord++
+	_, err := b.store.Acquire(b.ctx, limits)
+	b.must(err)
 	b.worker("a", 0).decide(newModel(), 1)
 }
 
@@ -97,7 +119,7 @@ func acquireReopened(b *bench) {
 	m := newModel()
 	w := b.worker("a", 0)
 	w.decide(m, 5)
-	logged := driver.Logged{N: 2, Offset: 3}
+	logged := loggedTo(2, 3)
 	if !b.joint() {
 		b.must(b.store.Logged(b.ctx, w.lease, logged))
 	}
@@ -113,6 +135,35 @@ func acquireReopened(b *bench) {
 	again.decide(m, 3)
 	b.holds(m)
 	b.reopen()
+	b.holds(m)
+}
+
+func acquireCopied(b *bench) {
+	m := newModel()
+	w := b.worker("a", 0)
+	equal(b, "copied", w.lease.Copied, false)
+	w.decide(m, 5)
+	b.log, b.store = b.h.Copy(b.T, b.log, b.store)
+	for name, topic := range map[string]*driver.Topic{b.inbox.Name: &b.inbox, b.journal.Name: &b.journal} {
+		var err error
+		*topic, err = b.log.Topic(b.ctx, name) // they may be other topics now
+		b.must(err)
+	}
+	b.holds(m)
+	for range 2 {
+		w = b.worker("a", 0)
+		equal(b, "copied", w.lease.Copied, true)
+	}
+	batch, to := w.story.next(0, w.at)
+	for _, incarnation := range []driver.Incarnation{w.at.Incarnation, {Number: w.at.Incarnation.Number + 1, Nonce: [16]byte{1}}} {
+		to.Incarnation = incarnation
+		b.must(attempt(b.ctx, b.store, w.lease, w.at, batch, to))
+		m.commit(0, batch, to)
+		same := incarnation == w.at.Incarnation
+		w = b.worker("a", 0)
+		equal(b, "copied", w.lease.Copied, same)
+		batch, to = w.story.next(0, w.at)
+	}
 	b.holds(m)
 }
 

@@ -23,6 +23,11 @@ var logCases = []testCase{
 		topicReopened,
 	},
 	{
+		"topic that is not there", "Topic of a topic that a log does not have and does not create is ErrNotFound, and none is created by asking",
+		needs{log: true, absent: true},
+		topicAbsent,
+	},
+	{
 		"append gives positions", "every record gets a position of its own, rising in order per partition, and a time that never goes back",
 		needs{log: true},
 		appendPositions,
@@ -31,6 +36,11 @@ var logCases = []testCase{
 		"append stores repeats", "a record that was appended before is appended again, the same or in conflict: a log does not judge",
 		needs{log: true},
 		appendRepeats,
+	},
+	{
+		"headers", "a log gives a record's headers back as they were, in order, or none of any",
+		needs{log: true},
+		headers,
 	},
 	{
 		"append is durable", "what Append returned positions for is there, with its time, after the process has died",
@@ -58,6 +68,11 @@ var logCases = []testCase{
 		partitionsApart,
 	},
 	{
+		"topics are apart", "a record is in its own topic only, and its position says which",
+		needs{log: true},
+		topicsApart,
+	},
+	{
 		"bounds", "Bounds are the first record's offset and the one after the last; equal when empty",
 		needs{log: true},
 		bounds,
@@ -66,6 +81,16 @@ var logCases = []testCase{
 		"import", "Import keeps offset and time, allows gaps, and refuses offsets that do not rise",
 		needs{log: true, importer: true},
 		importRecords,
+	},
+	{
+		"create topic", "CreateTopic makes a topic of so many partitions, once; another number of one that is there is ErrPartitions",
+		needs{log: true, importer: true},
+		createTopic,
+	},
+	{
+		"import by partition", "imported offsets rise in each partition, whatever those of the others are",
+		needs{log: true, importer: true},
+		importByPartition,
 	},
 	{
 		"log closes", "after Close other calls fail",
@@ -93,6 +118,26 @@ func topicReopened(b *bench) {
 	equal(b, "the topic after reopening", again, b.inbox)
 }
 
+func topicAbsent(b *bench) {
+	log := b.log
+	if b.h.ReadOnly != nil {
+		b.append(numbered(0, 1)) // or an engine might have nothing to open yet
+		log = b.h.ReadOnly(b.T, b.log, b.store)
+		defer func() { b.must(log.Close()) }()
+		if _, err := log.Append(b.ctx, b.inbox.Name, numbered(1, 1)); err == nil {
+			b.Error("appended to a log that is open for reading only")
+		}
+	}
+	absent := "drivertest-" + deja.NewID().String() + ".inbox"
+	for range 2 {
+		_, err := log.Topic(b.ctx, absent)
+		b.want(err, driver.ErrNotFound)
+	}
+	there, err := log.Topic(b.ctx, b.inbox.Name)
+	b.must(err)
+	equal(b, "the topic that is there", there, b.inbox)
+}
+
 func appendPositions(b *bench) {
 	start := time.Now()
 	allBytes := make([]byte, 256)
@@ -103,7 +148,7 @@ func appendPositions(b *bench) {
 		{Key: "42", Value: []byte("first")},
 		{Key: "42", Value: allBytes},
 		{Key: "", Value: []byte("no key")},
-		{Key: "\x00 \u00fc/%'\"", Value: []byte("odd key")},
+		{Key: " \u00fc/%'\"\\", Value: []byte("odd key")},
 	}
 	ps := b.append(in[:1])
 	ps = append(ps, b.append(in[1:])...)
@@ -122,6 +167,31 @@ func appendPositions(b *bench) {
 	}
 	if b.append(nil); len(b.append([]driver.Record{})) != 0 {
 		b.Error("positions of no records")
+	}
+}
+
+func headers(b *bench) {
+	given := func() []driver.Header {
+		return []driver.Header{
+			{Name: "ce_type", Value: []byte("deposited")}, {Name: "b", Value: []byte("\x00\xff")}, {Name: "b", Value: []byte("again")}, {Name: "a"},
+		}
+	}
+	in := []driver.Record{{Value: []byte("with"), Headers: given()}, {Value: []byte("without")}}
+	b.append(in)
+	clear(in[0].Headers[0].Value)
+	want := given()
+	for range 2 {
+		rs := b.fetchAll(0, 2)
+		equal(b, "headers of a record without", len(rs[1].Headers), 0)
+		got := rs[0].Headers
+		if len(got) == 0 {
+			return // the log keeps none
+		}
+		equal(b, "number of headers", len(got), len(want))
+		for i, h := range got {
+			equal(b, "header", h.Name+"="+string(h.Value), want[i].Name+"="+string(want[i].Value))
+			clear(h.Value)
+		}
 	}
 }
 
@@ -215,6 +285,26 @@ func partitionsApart(b *bench) {
 	}
 }
 
+func topicsApart(b *bench) {
+	in := b.append(numbered(0, 2))
+	out, err := b.log.Append(b.ctx, b.journal.Name, numbered(2, 3))
+	b.must(err)
+	in = append(in, b.append(numbered(5, 1))...)
+	for _, p := range in {
+		equal(b, "topic of a position", p.Topic, b.inbox.Name)
+	}
+	for _, p := range out {
+		equal(b, "topic of a position", p.Topic, b.journal.Name)
+	}
+	equal(b, "values", values(b.fetchAll(0, 3)), []string{"record 0", "record 1", "record 5"})
+	equal(b, "values", values(fetchTopic(b, b.journal.Name, 0, out[0].Offset, 3)), values(numbered(2, 3)))
+	first, end, err := b.log.Bounds(b.ctx, b.journal.Name, 0)
+	b.must(err)
+	if first > out[0].Offset || end <= out[2].Offset {
+		b.Errorf("bounds %d and %d of the records from %d to %d", first, end, out[0].Offset, out[2].Offset)
+	}
+}
+
 func bounds(b *bench) {
 	first, end, err := b.log.Bounds(b.ctx, b.inbox.Name, 0)
 	b.must(err)
@@ -224,7 +314,10 @@ func bounds(b *bench) {
 	ps := b.append(numbered(0, 4))
 	first, end, err = b.log.Bounds(b.ctx, b.inbox.Name, 0)
 	b.must(err)
-	equal(b, "bounds", []int64{first, end}, []int64{ps[0].Offset, ps[3].Offset + 1})
+	equal(b, "offset of the first record", first, ps[0].Offset)
+	if end <= ps[3].Offset { // it is above the next where a gap follows
+		b.Errorf("the end is %d, after a record at %d", end, ps[3].Offset)
+	}
 }
 
 func importRecords(b *bench) {
@@ -251,6 +344,51 @@ func importRecords(b *bench) {
 	}
 	if ps := b.append(numbered(0, 1)); ps[0].Offset <= 9 {
 		b.Errorf("appended at %d, after an import up to 9", ps[0].Offset)
+	}
+}
+
+func createTopic(b *bench) {
+	im := b.log.(driver.Importer)
+	name := "drivertest-" + deja.NewID().String() + ".inbox"
+	for range 2 {
+		b.must(im.CreateTopic(b.ctx, name, 3))
+		topic, err := b.log.Topic(b.ctx, name)
+		b.must(err)
+		equal(b, "number of partitions", topic.Partitions, 3)
+	}
+	b.want(im.CreateTopic(b.ctx, name, 2), driver.ErrPartitions)
+	b.want(im.CreateTopic(b.ctx, b.inbox.Name, b.inbox.Partitions+1), driver.ErrPartitions)
+	b.must(im.CreateTopic(b.ctx, b.inbox.Name, b.inbox.Partitions))
+	again, err := b.log.Topic(b.ctx, b.inbox.Name)
+	b.must(err)
+	equal(b, "a topic that was there", again, b.inbox)
+	b.reopen()
+	topic, err := b.log.Topic(b.ctx, name)
+	b.must(err)
+	equal(b, "number of partitions", topic.Partitions, 3)
+}
+
+func importByPartition(b *bench) {
+	im := b.log.(driver.Importer)
+	name := "drivertest-" + deja.NewID().String() + ".inbox"
+	b.must(im.CreateTopic(b.ctx, name, 3))
+	at := time.Date(2020, 2, 29, 12, 0, 0, 0, time.UTC)
+	record := func(partition int32, offset int64) driver.Record {
+		return driver.Record{Partition: partition, Offset: offset, Time: at, Value: fmt.Appendf(nil, "%d:%d", partition, offset)}
+	}
+	b.must(im.Import(b.ctx, name, []driver.Record{record(1, 10), record(0, 3), record(1, 11), record(2, 0), record(0, 4)}))
+	b.must(im.Import(b.ctx, name, []driver.Record{record(0, 7), record(2, 5)}))
+	for _, late := range []driver.Record{record(0, 6), record(1, 11), record(2, 0)} {
+		if im.Import(b.ctx, name, []driver.Record{late}) == nil {
+			b.Errorf("offset %d was imported into partition %d, which is beyond it", late.Offset, late.Partition)
+		}
+	}
+	for p, want := range [][]string{{"0:3", "0:4", "0:7"}, {"1:10", "1:11"}, {"2:0", "2:5"}} {
+		first, end, err := b.log.Bounds(b.ctx, name, int32(p))
+		b.must(err)
+		rs := fetchTopic(b, name, int32(p), first, len(want))
+		equal(b, "values", values(rs), want)
+		equal(b, "end", end, rs[len(rs)-1].Offset+1)
 	}
 }
 

@@ -19,6 +19,17 @@ type model struct {
 	parked   map[place]driver.Parked
 	repeats  map[repeatKey]driver.Repeat
 	records  map[place]string // by partition and number
+	kept     map[int32]int64  // up to which number there are records
+	ready    map[int32]bool
+	turns    map[int32]turns
+}
+
+// turns are the owners that a partition had.
+type turns struct {
+	tries  int64
+	last   deja.ID
+	offset int64
+	noted  []deja.ID // those that attempted the offset
 }
 
 type place struct {
@@ -40,6 +51,9 @@ func newModel() *model {
 		parked:   map[place]driver.Parked{},
 		repeats:  map[repeatKey]driver.Repeat{},
 		records:  map[place]string{},
+		kept:     map[int32]int64{},
+		ready:    map[int32]bool{},
+		turns:    map[int32]turns{},
 	}
 }
 
@@ -52,14 +66,19 @@ func (m *model) clone() *model {
 		parked:   maps.Clone(m.parked),
 		repeats:  maps.Clone(m.repeats),
 		records:  maps.Clone(m.records),
+		kept:     maps.Clone(m.kept),
+		ready:    maps.Clone(m.ready),
+		turns:    maps.Clone(m.turns),
 	}
 }
 
 // commit is what a committed transaction does.
 func (m *model) commit(partition int32, b *driver.Batch, to driver.Progress) {
 	m.progress[partition] = to
+	m.fresh(partition)
 	for _, r := range b.Records {
 		m.records[place{partition, r.N}] = string(r.Value)
+		m.kept[partition] = r.N // what came after it was of a history that is replaced
 	}
 	for _, e := range b.Ledger {
 		m.ledger[e.Key] = e
@@ -67,11 +86,11 @@ func (m *model) commit(partition int32, b *driver.Batch, to driver.Progress) {
 	for _, st := range b.States {
 		m.states[st.Stream] = st
 	}
-	for _, p := range b.Unparked {
-		delete(m.parked, place{p.Partition, p.Offset})
-	}
 	for _, p := range b.Parked {
 		m.parked[place{p.Partition, p.Offset}] = p
+	}
+	for _, p := range b.Unparked {
+		delete(m.parked, place{p.Partition, p.Offset})
 	}
 	for _, r := range b.Repeats {
 		k := repeatKey{r.Key, r.Conflict}
@@ -85,13 +104,46 @@ func (m *model) commit(partition int32, b *driver.Batch, to driver.Progress) {
 	}
 }
 
-// reset is what Reset does.
-func (m *model) reset(partition int32) {
-	m.progress[partition] = driver.Progress{Incarnation: m.progress[partition].Incarnation}
-	maps.DeleteFunc(m.ledger, func(_ deja.ID, e driver.Entry) bool { return e.Partition == partition })
-	maps.DeleteFunc(m.states, func(_ deja.Stream, st driver.State) bool { return st.Partition == partition })
-	maps.DeleteFunc(m.parked, func(at place, _ driver.Parked) bool { return at.partition == partition })
-	maps.DeleteFunc(m.repeats, func(_ repeatKey, r driver.Repeat) bool { return r.Partition == partition })
+// acquire is what an acquisition by an owner does.
+func (m *model) acquire(partition int32, owner deja.ID) {
+	t := m.turns[partition]
+	if owner != t.last {
+		t.tries++
+		t.last = owner
+	}
+	m.turns[partition] = t
+}
+
+// fresh is what an advance and a release do.
+func (m *model) fresh(partition int32) {
+	t := m.turns[partition]
+	t.tries, t.last = 0, deja.ID{}
+	m.turns[partition] = t
+}
+
+// attempt is what Attempt does and returns where no owner is a member.
+func (m *model) attempt(partition int32, owner deja.ID, offset int64) (died int64) {
+	t := m.turns[partition]
+	if t.offset != offset {
+		t.offset, t.noted = offset, nil
+	}
+	if !slices.Contains(t.noted, owner) {
+		t.noted = append(slices.Clip(t.noted), owner)
+	}
+	m.turns[partition] = t
+	return int64(len(t.noted) - 1)
+}
+
+// reset is what Reset does, under whichever lease.
+func (m *model) reset() {
+	for p, at := range m.progress {
+		m.progress[p] = driver.Progress{Incarnation: at.Incarnation}
+	}
+	clear(m.ledger)
+	clear(m.states)
+	clear(m.parked)
+	clear(m.repeats)
+	clear(m.ready)
 }
 
 // holds fails the case unless the store shows exactly what the model has, through every door.
@@ -102,6 +154,12 @@ func (b *bench) holds(m *model) {
 		b.must(err)
 		got.Time = b.utc(got.Time)
 		equal(b, "progress", got, m.progress[p])
+	}
+	ls, err := b.store.Leases(b.ctx)
+	b.must(err)
+	for _, l := range ls {
+		l.Progress.Time = b.utc(l.Progress.Time)
+		equal(b, "progress, by Leases", l.Progress, m.progress[l.Partition])
 	}
 	b.holdsLedger(m)
 	b.holdsStates(m)
@@ -121,7 +179,7 @@ func (b *bench) holdsLedger(m *model) {
 		es, err := b.store.Find(b.ctx, lo, hi, b.page)
 		b.must(err)
 		found = append(found, es...)
-		if len(es) < b.page {
+		if len(es) < b.page || len(found) > len(want) {
 			break
 		}
 		lo = after(es[len(es)-1].Key)
@@ -144,7 +202,7 @@ func (b *bench) holdsStates(m *model) {
 		sts, err := b.store.States(b.ctx, from, b.page)
 		b.must(err)
 		paged = append(paged, sts...)
-		if len(sts) < b.page {
+		if len(sts) < b.page || len(paged) > len(want) {
 			break
 		}
 		from = sts[len(sts)-1].Stream
@@ -221,7 +279,7 @@ func (b *bench) holdsRecords(m *model) {
 				next++
 			}
 		}
-		if last := m.progress[p].N; next <= last {
+		if last := m.kept[p]; next <= last {
 			b.Fatalf("Unlogged has no decision %d of partition %d, which is at %d and logged up to %d", next, p, last, m.logged[p].N)
 		}
 	}

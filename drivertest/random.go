@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 )
 
@@ -84,7 +85,7 @@ func (r *random) step() {
 		r.acquire(p)
 		return
 	}
-	switch n := r.IntN(20); {
+	switch n := r.IntN(24); {
 	case n < 9:
 		r.decide(w)
 	case n < 12:
@@ -101,6 +102,15 @@ func (r *random) step() {
 		clear(r.workers)
 	case n == 18 && r.h.Backup != nil:
 		r.backup()
+	case n == 19 && r.h.Roll != nil:
+		r.say("roll")
+		r.roll()
+	case n == 20:
+		r.attempt(w)
+	case n == 21:
+		r.release(w)
+	case n == 22:
+		r.ready(w)
 	default:
 		r.say("hold everything")
 		r.holds(r.model)
@@ -108,8 +118,11 @@ func (r *random) step() {
 }
 
 func (r *random) acquire(p int32) {
-	r.say("acquire %d", p)
-	w := r.worker("a", p)
+	owner := [16]byte{6: 0x70, 8: 0x80, 15: byte(r.IntN(3))} // one of three
+	r.say("acquire %d for %d", p, owner[15])
+	w := r.owned(p, owner, long)
+	r.model.acquire(p, owner)
+	equal(r.bench, "tries", w.lease.Tries, r.model.turns[p].tries)
 	w.at.Time = r.utc(w.at.Time)
 	equal(r.bench, "progress told by Acquire", w.at, r.model.progress[p])
 	r.workers[p] = w
@@ -118,7 +131,60 @@ func (r *random) acquire(p int32) {
 func (r *random) decide(w *worker) {
 	n := 1 + r.IntN(5)
 	r.say("decide %d of partition %d after %d", n, w.lease.Partition, w.at.N)
-	w.decide(r.model, n)
+	if r.IntN(2) == 0 {
+		w.decide(r.model, n)
+		return
+	}
+	p := w.lease.Partition
+	batch, to := w.story.next(p, w.at)
+	var keys []deja.ID
+	for _, e := range batch.Ledger {
+		keys = append(keys, e.Key)
+	}
+	es, asked, err := r.store.Lookup(r.ctx, keys)
+	r.must(err)
+	if len(es) > 0 && es[0].Status != deja.Parked || len(es) == len(keys) {
+		r.Fatalf("the next message is settled already: %+v", es)
+	}
+	batch.Asked = asked
+	if r.IntN(3) == 0 {
+		r.say("roll after the look-up")
+		r.roll()
+	}
+	r.must(attempt(r.ctx, r.store, w.lease, w.at, batch, to))
+	r.model.commit(p, batch, to)
+	w.at = to
+}
+
+// attempt notes an offset out of a few, so that some come again.
+func (r *random) attempt(w *worker) {
+	p, at := w.lease.Partition, r.Int64N(2)
+	want := r.model.attempt(p, w.lease.Owner, at)
+	r.say("attempt at %d of partition %d, where %d died", at, p, want)
+	equal(r.bench, "owners that died", r.attempted(w, at, at), want)
+}
+
+func (r *random) release(w *worker) {
+	p := w.lease.Partition
+	r.say("release partition %d", p)
+	r.must(r.store.Release(r.ctx, w.lease))
+	r.model.fresh(p)
+	delete(r.workers, p)
+	if r.IntN(2) == 0 {
+		r.refused(w, r.model, w.lease, w.at)
+	}
+}
+
+func (r *random) ready(w *worker) {
+	r.say("ready in partition %d", w.lease.Partition)
+	r.model.ready[w.lease.Partition] = true
+	var want []int32
+	for p := range r.inbox.Partitions {
+		if !r.model.ready[p] {
+			want = append(want, p)
+		}
+	}
+	equal(r.bench, "partitions that are not ready", r.waiting(w.lease), want)
 }
 
 // fenced tries a transaction that is wrong in one thing.
@@ -165,18 +231,24 @@ func (r *random) logged(w *worker) {
 	p := w.lease.Partition
 	n := r.Int64N(r.model.progress[p].N + 1)
 	r.say("logged %d of partition %d", n, p)
-	r.must(r.store.Logged(r.ctx, w.lease, driver.Logged{N: n, Offset: n}))
+	r.must(r.store.Logged(r.ctx, w.lease, loggedTo(n, n)))
 	if n > r.model.logged[p].N {
-		r.model.logged[p] = driver.Logged{N: n, Offset: n}
+		r.model.logged[p] = loggedTo(n, n)
 	}
 }
 
 func (r *random) reset(w *worker) {
 	p := w.lease.Partition
-	r.say("reset partition %d", p)
+	r.say("reset, under the lease of partition %d", p)
 	r.must(r.store.Reset(r.ctx, w.lease))
-	r.model.reset(p)
+	r.model.reset()
 	w.at = r.model.progress[p]
+	for other, o := range r.workers {
+		if other != p {
+			r.refused(o, r.model, o.lease, r.model.progress[other])
+			delete(r.workers, other)
+		}
+	}
 }
 
 // backup takes a backup, or restores the one that was taken: then every worker is somewhere that never was.

@@ -86,13 +86,14 @@ func Holds(ctx context.Context, log driver.Log, service string, partition int32,
 	return w.N == at.N && wire.Hash(recs[0].Value) == at.Chain, nil
 }
 
-// MarkAt returns the mark at a journal offset right behind a record that counted, such as one that Seen gave once.
+// MarkAt returns the mark at a journal offset right behind a record that counted, such as one that Seen gave once. At 0,
+// and where the log begins right there, it is what [Begin] gives.
 func MarkAt(ctx context.Context, log driver.Log, service string, partition int32, offset int64) (driver.Logged, error) {
-	if offset == 0 {
-		return driver.Logged{}, nil
-	}
 	pos := deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: offset - 1}
-	_, end, err := log.Bounds(ctx, pos.Topic, partition)
+	first, end, err := log.Bounds(ctx, pos.Topic, partition)
+	if err == nil && (offset == 0 || offset == first) {
+		return Begin(ctx, log, service, partition)
+	}
 	if err == nil && pos.Offset >= end {
 		err = driver.ErrBeyondEnd
 	}

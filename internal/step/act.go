@@ -62,6 +62,10 @@ func (w *Worker) drain(ctx context.Context, m *Message, begun bool) (*Batch, boo
 	if err := w.load(ctx, map[deja.Stream]bool{stream: true}, b.committed); err != nil {
 		return nil, false, err
 	}
+	if m.killed > 0 { // by one of those that it would decide again: they stay where they are
+		b.close(m, killed(m.killed))
+		return b, true, nil
+	}
 	if !begun {
 		if begun, err = w.begun(ctx, m.Env.ID); err != nil {
 			return nil, false, err

@@ -238,6 +238,10 @@ func (b *Batch) repeat(key deja.ID, offset int64, conflict bool) {
 	b.out.Repeats[i].Last = offset
 }
 
+func killed(processes int64) *deja.Rejection {
+	return &deja.Rejection{Code: deja.CodeKilled, Detail: fmt.Sprintf("%d processes died while they handled it", processes)}
+}
+
 func died(reason *deja.Rejection) deja.Decided {
 	return deja.Decided{Status: deja.DeadLetter, Reason: deja.Rejection{Code: cut(reason.Code), Detail: cut(reason.Detail)}}
 }
@@ -274,9 +278,7 @@ func (b *Batch) touch(h *held) {
 func (b *Batch) decide(m Message, h *held, covers int64) error {
 	r := b.newRecord(m, covers)
 	if m.killed > 0 {
-		r.Decided = deja.Decided{Status: deja.Parked, Reason: deja.Rejection{
-			Code: deja.CodeKilled, Detail: fmt.Sprintf("%d processes died while they handled it", m.killed),
-		}}
+		r.Decided = deja.Decided{Status: deja.Parked, Reason: *killed(m.killed)}
 	} else {
 		r.Decided = *b.w.cfg.Machine.Decide(h.state, m.Env, m.payload, r.Time)
 	}

@@ -23,7 +23,7 @@ type Message struct {
 	killed  int64           // how many processes died of it
 }
 
-// Killed has a message parked instead of decided: so many processes have died while they handled it.
+// Killed has a message parked instead of decided, and an act refused: so many processes have died while they handled it.
 func (m *Message) Killed(processes int64) { m.killed = processes }
 
 // A Preparer makes messages ready. It is not safe for concurrent use; several may work side by side.

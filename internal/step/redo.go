@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -31,6 +32,9 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 	if err := b.recount(ctx, entries); err != nil {
 		return err
 	}
+	if err := b.elsewhere(ctx, entries); err != nil {
+		return err
+	}
 	for _, e := range entries {
 		if err := b.redo(e); err != nil {
 			return err
@@ -45,6 +49,7 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 	}
 	w.decided(b)
 	if err := w.commit(ctx, b); err != nil {
+		w.contested = !errors.Is(err, driver.ErrFenced) // perhaps
 		return err
 	}
 	if w.cfg.Adopted != nil {
@@ -82,9 +87,35 @@ func (b *Batch) redo(e journal.Entry) error {
 	case e.Parks() < 0:
 		b.unpark(driver.Parked{Stream: e.Cause.Stream, Partition: w.cfg.Partition, Offset: e.Cause.Position.Offset, Key: m.Key}, h)
 	}
+	if first, ok := b.known[m.Key]; ok && first.Partition != w.cfg.Partition {
+		return nil
+	}
 	b.out.Ledger = append(b.out.Ledger, driver.Entry{
 		Key: m.Key, Hash: e.Hash, Partition: w.cfg.Partition, Offset: e.Cause.Position.Offset, N: e.N, Status: e.Decided.Status,
 	})
+	return nil
+}
+
+// elsewhere looks up which of the entries' keys another partition has settled. That happens where an ID was used in two
+// partitions, and the second of them decided while the store, gone back, did not know the first: both decisions are
+// history, and the ledger keeps the one that it has. As it is rare, the ledger is asked only once a take-over has failed.
+func (b *Batch) elsewhere(ctx context.Context, entries []journal.Entry) error {
+	if !b.w.contested {
+		return nil
+	}
+	keys := make([]deja.ID, len(entries))
+	for i := range entries {
+		keys[i] = wire.LedgerKey(b.w.cfg.Machine.Name(), &entries[i].Cause)
+	}
+	slices.SortFunc(keys, func(x, y deja.ID) int { return slices.Compare(x[:], y[:]) })
+	found, asked, err := b.w.cfg.Store.Lookup(ctx, slices.Compact(keys))
+	if err != nil {
+		return fmt.Errorf("look up the ledger: %w", err)
+	}
+	b.out.Asked = asked
+	for _, e := range found {
+		b.known[e.Key] = e
+	}
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/dejalog/deja/internal/fault"
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/memory"
+	"github.com/dejalog/deja/internal/place"
 	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/till"
 	"github.com/dejalog/deja/internal/wire"
@@ -24,8 +25,9 @@ var (
 	simRuns = flag.Int("sim.runs", 0, "how many simulations to run; 0: 3000, or 300 with -short")
 )
 
-// TestSimulation runs many small worlds. In each, two workers of different builds share a partition; calls of log and
-// store fail before or after they took effect; workers crash, pause and wake up; the store goes back to a backup.
+// TestSimulation runs many small worlds. In each, two processes of different builds share up to three partitions; calls of
+// log and store fail before or after they took effect; processes crash, pause and wake up; the store goes back to a
+// backup; and in some the builds fold differently, so that each folds the whole store anew.
 // Whatever happens, at rest the world must have kept deja's word.
 func TestSimulation(t *testing.T) {
 	if *simSeed != 0 {
@@ -56,9 +58,14 @@ type sim struct {
 	store   *memory.Store
 	backup  *memory.Store
 	joint   bool
+	parts   int32
+	folds   bool // the builds fold differently
 	now     time.Time
-	workers [2]*simWorker
+	workers [2]*simProcess
 	ids     []deja.ID
+	keys    map[deja.ID]string // of the first message of an ID
+	mixed   map[deja.ID]bool   // IDs that came with several keys
+	lost    bool               // the store went back: it may not know that such an ID is known in another partition
 	told    map[deja.ID]told
 	quiet   bool // no more faults
 	broken  bool // till.Crash fails
@@ -72,31 +79,39 @@ type told struct {
 	version int64
 }
 
-// simWorker is a process with one worker in it.
-type simWorker struct {
+// simProcess is a process with a worker for each partition.
+type simProcess struct {
 	s       *sim
 	build   int
 	in      *fault.Injector
+	machine *deja.Machine
+	workers []*simWorker
+}
+
+// simWorker is a process's worker of one partition.
+type simWorker struct {
+	*simProcess
+	number  int32
 	w       *step.Worker
 	taken   bool
 	pending []step.Settlement
-	machine *deja.Machine
 }
 
 func simulate(t *testing.T, seed uint64) {
 	s := &sim{
 		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1e9, 0).UTC(),
-		told: map[deja.ID]told{}, broken: true,
+		told: map[deja.ID]told{}, keys: map[deja.ID]string{}, mixed: map[deja.ID]bool{}, broken: true,
 	}
 	s.joint = s.rng.IntN(4) == 0
-	s.log = memory.NewLog(memory.LogConfig{Partitions: 1, Now: func() time.Time { s.now = s.now.Add(time.Millisecond); return s.now }, MaxRecord: 4096})
+	s.parts, s.folds = 1+s.rng.Int32N(3), s.rng.IntN(5) == 0
+	s.log = memory.NewLog(memory.LogConfig{Partitions: s.parts, Now: func() time.Time { s.now = s.now.Add(time.Millisecond); return s.now }, MaxRecord: 4096})
 	options := []memory.StoreOption{memory.Nonces(s.nonce)}
 	if s.joint {
 		options = append(options, memory.Joint(s.log))
 	}
 	s.store = memory.NewStore(options...)
 	for i := range s.workers {
-		s.workers[i] = &simWorker{s: s, build: i}
+		s.workers[i] = &simProcess{s: s, build: i}
 	}
 	for range 40 + s.rng.IntN(80) {
 		s.event()
@@ -135,6 +150,7 @@ func (s *sim) event() {
 		s.note("backup")
 	case r < 31 && s.backup != nil:
 		s.store.Restore(s.backup)
+		s.lost = true
 		s.note("the store goes back")
 	case r < 33:
 		s.broken = !s.broken
@@ -143,13 +159,20 @@ func (s *sim) event() {
 	}
 }
 
+var simKeys = []string{"a", "b", "d"} // of three partitions they are in all; of two, in both
+
 // send appends a new message, a repeated one, a conflicting one, or an operator's act.
 func (s *sim) send() {
-	key := []string{"a", "b"}[s.rng.IntN(2)]
+	key := simKeys[s.rng.IntN(len(simKeys))]
 	id := deja.DeriveID("sim", fmt.Sprint(len(s.ids)))
 	if len(s.ids) > 0 && s.rng.IntN(3) == 0 {
 		id = s.ids[s.rng.IntN(len(s.ids))]
+		if s.rng.IntN(8) > 0 { // else the ID comes with another key, which is a conflict, or a new message
+			key = s.keys[id]
+		}
+		s.mixed[id] = s.mixed[id] || key != s.keys[id]
 	} else {
+		s.keys[id] = key
 		s.ids = append(s.ids, id)
 	}
 	env := &deja.Envelope{
@@ -180,7 +203,7 @@ func (s *sim) send() {
 // actOn makes env an operator's act on the oldest parked message of a key, if there is one.
 func (s *sim) actOn(env *deja.Envelope, key string) {
 	stream := deja.Stream{Aggregate: "till", Key: key}
-	waiting, err := s.store.Parked(context.Background(), 0, stream, 0, 1)
+	waiting, err := s.store.Parked(context.Background(), place.Partition(key, s.parts), stream, 0, 1)
 	if err != nil || len(waiting) == 0 {
 		return
 	}
@@ -192,14 +215,14 @@ func (s *sim) actOn(env *deja.Envelope, key string) {
 }
 
 func (s *sim) append(env *deja.Envelope) {
-	rec := driver.Record{Key: env.Stream.Key, Value: wire.AppendMessage(nil, env)}
+	rec := driver.Record{Partition: place.Partition(env.Stream.Key, s.parts), Key: env.Stream.Key, Value: wire.AppendMessage(nil, env)}
 	if _, err := s.log.Append(context.Background(), "shop.inbox", []driver.Record{rec}); err != nil {
 		s.fail("append: %v", err)
 	}
 }
 
 // plan lets calls fail, processes die, and the other worker act in the middle of this one's.
-func (p *simWorker) plan(_ int, at fault.Step) fault.Mode {
+func (p *simProcess) plan(_ int, at fault.Step) fault.Mode {
 	s := p.s
 	if s.quiet {
 		return fault.Pass
@@ -217,20 +240,25 @@ func (p *simWorker) plan(_ int, at fault.Step) fault.Mode {
 		s.note("worker 0 wakes up")
 	case r < 18 && s.backup != nil && !s.joint:
 		s.store.Restore(s.backup)
+		s.lost = true
 		s.note("the store goes back while worker %d is at %s", p.build, at)
 	}
 	return fault.Pass
 }
 
-// act lets a worker take its next step.
-func (p *simWorker) act() {
+// act lets one of a process's workers take its next step.
+func (p *simProcess) act() {
 	ctx := context.Background()
-	if p.w == nil || p.in.Crashed() {
+	if p.workers == nil || p.in.Crashed() {
 		p.restart(ctx)
 		return
 	}
+	p.workers[p.s.rng.IntN(len(p.workers))].act(ctx)
+}
+
+func (p *simWorker) act(ctx context.Context) {
 	if !p.taken {
-		p.failed(p.w.Takeover(ctx), "takes over")
+		p.takeOver(ctx, p.w.Takeover)
 		return
 	}
 	var err error
@@ -243,16 +271,32 @@ func (p *simWorker) act() {
 			p.tell()
 		}
 	default:
-		err = p.handle(ctx, 1+p.s.rng.IntN(5))
+		var waiting []int32
+		if waiting, err = p.w.Ready(ctx); err == nil && len(waiting) == 0 {
+			err = p.handle(ctx, 1+p.s.rng.IntN(5))
+		}
 	}
 	p.failed(err, what)
 }
 
-func (p *simWorker) restart(ctx context.Context) {
-	p.in, p.pending, p.taken = fault.New(p.plan), nil, false
+// takeOver takes over, or rebuilds.
+func (p *simWorker) takeOver(ctx context.Context, how func(context.Context) error) error {
+	err := how(ctx)
+	if err == nil {
+		_, err = p.w.Ready(ctx)
+	}
+	p.failed(err, "takes over")
+	return err
+}
+
+func (p *simProcess) restart(ctx context.Context) {
+	p.in, p.workers = fault.New(p.plan), nil
 	v := till.Variant{Broken: func() bool { return p.s.broken }}
 	if p.build == 1 {
 		v.MaxTake = 50
+		if p.s.folds {
+			v.Fold = 2
+		}
 	}
 	var err error
 	if p.machine == nil {
@@ -260,10 +304,18 @@ func (p *simWorker) restart(ctx context.Context) {
 			p.s.t.Fatal(err)
 		}
 	}
-	p.w, err = step.New(ctx, step.Config{
-		Machine: p.machine, Log: p.in.Log(p.s.log), Store: p.in.Store(p.s.store), Build: fmt.Sprint(p.build), NewNonce: p.s.nonce,
-	})
-	p.failed(err, "starts")
+	log, store := p.in.Log(p.s.log), p.in.Store(p.s.store)
+	for n := range p.s.parts {
+		w, err := step.New(ctx, step.Config{
+			Machine: p.machine, Log: log, Store: store, Partition: n, Build: fmt.Sprint(p.build), NewNonce: p.s.nonce,
+		})
+		if err != nil {
+			p.workers = nil
+			return
+		}
+		p.workers = append(p.workers, &simWorker{simProcess: p, number: n, w: w})
+	}
+	p.s.note("process %d starts", p.build)
 }
 
 func (p *simWorker) handle(ctx context.Context, max int) error {
@@ -271,7 +323,7 @@ func (p *simWorker) handle(ctx context.Context, max int) error {
 	if len(recs) == 0 {
 		return nil
 	}
-	ms := step.NewPreparer(p.machine, 1).Prepare(recs)
+	ms := step.NewPreparer(p.machine, p.s.parts).Prepare(recs)
 	handle := p.w.Handle
 	if step.Run(ms) == len(ms) && p.s.rng.IntN(2) == 0 {
 		handle = p.overlap
@@ -312,7 +364,7 @@ func (p *simWorker) overlap(ctx context.Context, ms []step.Message) (all []step.
 // next fetches without waiting, undisturbed.
 func (p *simWorker) next(ctx context.Context, max int) []driver.Record {
 	at := p.w.Position()
-	_, end, err := p.s.log.Bounds(ctx, at.Topic, 0)
+	_, end, err := p.s.log.Bounds(ctx, at.Topic, p.number)
 	if err != nil || at.Offset >= end {
 		return nil
 	}
@@ -333,13 +385,11 @@ func (p *simWorker) failed(err error, what string) {
 	default:
 		p.taken, p.pending = false, nil
 		if errors.Is(err, deja.ErrHalted) && s.joint {
-			s.fail("worker %d %s: halted: %v", p.build, what, err)
+			s.fail("worker %d.%d %s: halted: %v", p.build, p.number, what, err)
 		}
 	}
-	if p.w != nil {
-		at := p.w.Progress()
-		s.note("worker %d %s: position %d, n %d, released %d, life %d, %v", p.build, what, at.Position, at.N, p.w.Released(), at.Incarnation.Number, err)
-	}
+	at := p.w.Progress()
+	s.note("worker %d.%d %s: position %d, n %d, released %d, life %d, %v", p.build, p.number, what, at.Position, at.N, p.w.Released(), at.Incarnation.Number, err)
 }
 
 // tell lets released outcomes out. What was told once must be told for ever.
@@ -358,7 +408,7 @@ func (p *simWorker) tell() {
 			now.version = d.Record.Version
 		}
 		before, again := p.s.told[d.Entry.Key]
-		if again && (before.n != now.n || before.status != now.status) {
+		if again && !(p.s.lost && p.s.mixed[d.Entry.Key]) && (before.n != now.n || before.status != now.status) {
 			p.s.fail("message %s was told %v, and is now told %v", d.Entry.Key, before, now)
 		}
 		if !again || before.version == 0 {
@@ -368,38 +418,18 @@ func (p *simWorker) tell() {
 	p.pending = wait
 }
 
-// rest ends all faults and lets one worker finish what there is.
-// It reports whether there is one.
+// rest ends all faults and lets one process finish what there is. It reports whether there is one.
 func (s *sim) rest() bool {
 	s.quiet, s.broken = true, false
 	s.note("rest")
-	ctx := context.Background()
 	p := s.workers[s.rng.IntN(2)]
 	for range 3 { // a store that is halted by a living twin takes over once that is gone
-		p.restart(ctx)
-		err := p.w.Takeover(ctx)
-		p.failed(err, "takes over")
-		if errors.Is(err, journal.ErrForked) { // a sleeper woke up in a store that went back to before its successor: for an operator
-			err = p.w.Rebuild(ctx)
-			p.failed(err, "rebuilds")
-		}
-		for err == nil && len(p.next(ctx, 1)) > 0 {
-			if err = p.handle(ctx, 7); err == nil {
-				if err = p.w.Relay(ctx); err == nil {
-					err = p.w.Release(ctx)
-				}
-			}
-		}
+		p.restart(context.Background())
+		err := p.finish(context.Background())
 		if err == nil {
-			if err = p.w.Relay(ctx); err == nil {
-				err = p.w.Release(ctx)
-			}
-		}
-		if err == nil {
-			p.tell()
 			return true
 		}
-		if p.failed(err, "at rest"); errors.Is(err, journal.ErrForked) && s.backup != nil {
+		if errors.Is(err, journal.ErrForked) && s.backup != nil {
 			// A sleeper woke up in a store that had gone back to before its successor, and published beside it. That
 			// is the one thing that deja cannot set right; it must say so, and stop.
 			return false
@@ -409,18 +439,96 @@ func (s *sim) rest() bool {
 	return false
 }
 
+// finish takes all partitions over, and handles all there is.
+func (p *simProcess) finish(ctx context.Context) error {
+	for _, w := range p.workers {
+		err := w.takeOver(ctx, w.w.Takeover)
+		if err != nil {
+			err = w.takeOver(ctx, w.w.Takeover) // as a runner does: it may find out something from the first one
+		}
+		if errors.Is(err, journal.ErrForked) { // a sleeper woke up in a store that went back to before its successor: for an operator
+			if err := w.takeOver(ctx, w.w.Rebuild); err != nil {
+				return err
+			}
+			return p.finish(ctx) // a rebuild is of all partitions
+		} else if errors.Is(err, driver.ErrFenced) {
+			return p.finish(ctx)
+		} else if err != nil {
+			return err
+		}
+	}
+	for _, w := range p.workers {
+		switch waiting, err := w.w.Ready(ctx); {
+		case errors.Is(err, driver.ErrFenced): // another partition had the store folded anew
+			return p.finish(ctx)
+		case err != nil || len(waiting) > 0:
+			return fmt.Errorf("partitions %v are not ready: %w", waiting, err)
+		}
+		if err := w.finish(ctx); err != nil {
+			w.failed(err, "at rest")
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *simWorker) finish(ctx context.Context) error {
+	for more := true; more; {
+		if more = len(p.next(ctx, 1)) > 0; more {
+			if err := p.handle(ctx, 7); err != nil {
+				return err
+			}
+		}
+		if err := p.w.Relay(ctx); err != nil {
+			return err
+		}
+		if err := p.w.Release(ctx); err != nil {
+			return err
+		}
+	}
+	p.tell()
+	return nil
+}
+
 // check compares inbox, journal and store at rest.
 func (s *sim) check() {
 	ctx := context.Background()
-	entries := s.journal(ctx)
 	inbox := s.inbox(ctx)
 	decided := map[deja.ID]journal.Entry{}
+	var all []journal.Entry
+	for n := range s.parts {
+		entries := s.journal(ctx, n)
+		s.checkOrder(entries, decided)
+		all = append(all, entries...)
+	}
+	for _, env := range inbox {
+		if _, ok := decided[env.ID]; !ok && !(s.lost && s.mixed[env.ID]) {
+			s.fail("message %s at %d was never decided", env.ID, env.Position.Offset)
+		}
+	}
+	for id, was := range s.told {
+		if s.lost && s.mixed[id] {
+			continue
+		}
+		if e := decided[id]; e.N != was.n || e.Decided.Status != was.status || was.version != 0 && e.Version != was.version {
+			s.fail("message %s was told %v; the journal says %d %s version %d", id, was, e.N, e.Decided.Status, e.Version)
+		}
+	}
+	s.checkStates(ctx, all)
+	s.checkLedger(ctx, decided, inbox)
+}
+
+// checkOrder checks a partition's journal, and notes the last decision about each message.
+func (s *sim) checkOrder(entries []journal.Entry, decided map[deja.ID]journal.Entry) {
 	var lastOffset int64 = -1
 	for i, e := range entries {
 		if e.N != int64(i+1) {
 			s.fail("decision %d comes as number %d", e.N, i+1)
 		}
 		if e.Decided.Status == deja.Conflicted {
+			continue
+		}
+		if s.lost && s.mixed[e.Cause.ID] {
 			continue
 		}
 		if before, again := decided[e.Cause.ID]; again && before.Decided.Status != deja.Parked {
@@ -433,27 +541,15 @@ func (s *sim) check() {
 		}
 		decided[e.Cause.ID] = e
 	}
-	for _, env := range inbox {
-		if _, ok := decided[env.ID]; !ok {
-			s.fail("message %s at %d was never decided", env.ID, env.Position.Offset)
-		}
-	}
-	for id, was := range s.told {
-		if e := decided[id]; e.N != was.n || e.Decided.Status != was.status || was.version != 0 && e.Version != was.version {
-			s.fail("message %s was told %v; the journal says %d %s version %d", id, was, e.N, e.Decided.Status, e.Version)
-		}
-	}
-	s.checkStates(ctx, entries)
-	s.checkLedger(ctx, decided, inbox)
 }
 
-func (s *sim) journal(ctx context.Context) []journal.Entry {
-	_, end, err := s.log.Bounds(ctx, "shop.journal", 0)
+func (s *sim) journal(ctx context.Context, partition int32) []journal.Entry {
+	_, end, err := s.log.Bounds(ctx, "shop.journal", partition)
 	if err != nil {
 		s.fail("%v", err)
 	}
 	var all []journal.Entry
-	r := journal.NewReader(s.log, "shop", 0, driver.Logged{})
+	r := journal.NewReader(s.log, "shop", partition, driver.Logged{})
 	for {
 		entries, err := r.Next(ctx, end, 100)
 		if err != nil {
@@ -465,22 +561,25 @@ func (s *sim) journal(ctx context.Context) []journal.Entry {
 	}
 }
 
-func (s *sim) inbox(ctx context.Context) []*deja.Envelope {
-	_, end, err := s.log.Bounds(ctx, "shop.inbox", 0)
-	if err != nil || end == 0 {
-		return nil
-	}
-	recs, err := s.log.Fetch(ctx, deja.Position{Topic: "shop.inbox"}, int(end))
-	if err != nil {
-		s.fail("read the inbox: %v", err)
-	}
+func (s *sim) inbox(ctx context.Context) (envs []*deja.Envelope) {
 	dec := wire.NewDecoder("shop")
-	envs := make([]*deja.Envelope, len(recs))
-	for i, rec := range recs {
-		if envs[i], err = dec.Message(rec.Value); err != nil {
-			s.fail("inbox: %v", err)
+	for n := range s.parts {
+		_, end, err := s.log.Bounds(ctx, "shop.inbox", n)
+		if err != nil || end == 0 {
+			continue
 		}
-		envs[i].Position.Offset = rec.Offset
+		recs, err := s.log.Fetch(ctx, deja.Position{Topic: "shop.inbox", Partition: n}, int(end))
+		if err != nil {
+			s.fail("read the inbox: %v", err)
+		}
+		for _, rec := range recs {
+			env, err := dec.Message(rec.Value)
+			if err != nil {
+				s.fail("inbox: %v", err)
+			}
+			env.Position.Offset = rec.Offset
+			envs = append(envs, env)
+		}
 	}
 	return envs
 }
@@ -509,7 +608,7 @@ func (s *sim) checkStates(ctx context.Context, entries []journal.Entry) {
 			}
 		}
 	}
-	for _, key := range []string{"a", "b"} {
+	for _, key := range simKeys {
 		rows, err := s.store.Load(ctx, []deja.Stream{{Aggregate: "till", Key: key}})
 		if err != nil {
 			s.fail("%v", err)
@@ -524,7 +623,7 @@ func (s *sim) checkStates(ctx context.Context, entries []journal.Entry) {
 		if got != balances[key] || waiting != parked[key] {
 			s.fail("%s: the store has balance %d and %d parked, the journal gives %d and %d", key, got, waiting, balances[key], parked[key])
 		}
-		ps, err := s.store.Parked(ctx, 0, deja.Stream{Aggregate: "till", Key: key}, 0, 1000)
+		ps, err := s.store.Parked(ctx, place.Partition(key, s.parts), deja.Stream{Aggregate: "till", Key: key}, 0, 1000)
 		if err != nil || int64(len(ps)) != waiting {
 			s.fail("%s: %d pointers, %d counted, %v", key, len(ps), waiting, err)
 		}

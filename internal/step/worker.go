@@ -60,13 +60,14 @@ type Worker struct {
 	lease   driver.Lease
 
 	// Of Decide.
-	next    driver.Progress // after all that was decided, committed or not
-	flying  []*Batch        // decided, and when the last Decide began not known to be committed
-	states  map[deja.Stream]*held
-	bytes   int     // of their rows
-	changed []*held // of states: those that the batch in the making changed
-	last    driver.Progress
-	dec     *wire.Decoder
+	next      driver.Progress // after all that was decided, committed or not
+	flying    []*Batch        // decided, and when the last Decide began not known to be committed
+	states    map[deja.Stream]*held
+	bytes     int     // of their rows
+	changed   []*held // of states: those that the batch in the making changed
+	contested bool    // adopting has failed, perhaps as another partition has settled one of the messages
+	last      driver.Progress
+	dec       *wire.Decoder
 
 	// Of Relay and Release.
 	reading *journal.Reader // of the own journal, for release; nil where log and store are one

@@ -69,6 +69,7 @@ var ErrEmpty = deja.NewRejection("till.empty")
 type Variant struct {
 	Broken  func() bool // whether Crash fails; nil: never
 	MaxTake int64       // Take refuses more than this; 0: no limit
+	Fold    int         // the fold version that is declared; 0: none
 }
 
 // Service returns a build of the service.
@@ -77,7 +78,7 @@ func Service(v Variant) *deja.Service {
 }
 
 func aggregate(v Variant) *deja.Aggregate[Till] {
-	return deja.NewAggregate("till",
+	rows := []deja.Handler[Till]{
 		deja.Handle(func(_ Till, d *deja.Decision, c Put) error { d.Record(Added(c)); return nil }),
 		deja.Handle(func(_ Till, d *deja.Decision, c Twice) error {
 			d.Record(Added(c), Added(c))
@@ -92,7 +93,11 @@ func aggregate(v Variant) *deja.Aggregate[Till] {
 		deja.Apply(func(t *Till, e Added) { t.Balance += e.Amount; t.Moves++ }),
 		deja.Apply(func(t *Till, e Removed) { t.Balance -= e.Amount; t.Moves++ }),
 		deja.Apply(func(t *Till, _ Filled) { t.Moves++ }),
-	)
+	}
+	if v.Fold > 0 {
+		rows = append(rows, deja.FoldVersion[Till](v.Fold))
+	}
+	return deja.NewAggregate("till", rows...)
 }
 
 func (v Variant) take(t Till, d *deja.Decision, c Take) error {
