@@ -21,7 +21,8 @@ var (
 	// acquires anew.
 	ErrFenced = errors.New("fenced: the lease was taken over, or the store is not where this worker left it")
 
-	// ErrNotFound is returned by Topic on a read-only log without that topic.
+	// ErrNotFound is returned by Topic on a log without that topic that does not create it: one open for reading only, or a
+	// server's.
 	ErrNotFound = errors.New("not found")
 
 	// ErrTrimmed is returned by Fetch for a position below the log's first record.
@@ -87,11 +88,12 @@ type Log interface {
 	Append(ctx context.Context, topic string, rs []Record) ([]deja.Position, error)
 
 	// Fetch returns up to max records from a position on, in order, at least one; at the end it blocks until there
-	// is one or ctx ends, and then returns ctx's error. Offsets rise, but may have gaps. The bytes of one answer are
-	// bounded by the driver.
+	// is one or ctx ends, and then returns ctx's error. Offsets rise, but may have gaps. The driver bounds the bytes of one
+	// answer, to 16 MiB at most but for a single larger record.
 	Fetch(ctx context.Context, from deja.Position, max int) ([]Record, error)
 
-	// Bounds returns the offset of the first record still there and the offset after the last; equal when empty.
+	// Bounds returns the offset of the first record still there and the offset after the last, or above it where a gap
+	// follows; equal when empty.
 	Bounds(ctx context.Context, topic string, partition int32) (first, end int64, err error)
 
 	// Close releases what the log holds. Other calls then fail.
@@ -138,7 +140,7 @@ type Lease struct {
 	Nonce    [16]byte
 	Progress Progress
 	Logged   Logged
-	Copied   bool // the store was copied and adopted: take a new incarnation
+	Copied   bool // the store was copied and adopted, and has not advanced under a new incarnation yet: take one
 
 	Held    bool  // by its owner, whose time has not run out: as [Reader.Leases] tells, by the store's clock
 	Tries   int64 // how many owners in turn acquired the partition, this one included, since it last advanced or was released
@@ -193,13 +195,13 @@ type JournalRecord struct {
 // A Batch is all that one core transaction writes: a field, and a statement, per table.
 type Batch struct {
 	Records  []JournalRecord // in order of N; kept until logged. A joint store appends them to its log's journal
-	Ledger   []Entry         // new, or (a parked message decided again) replacing the parked one of its key; of one key in order
+	Ledger   []Entry         // new, or (a parked message decided again) replacing the parked one of its key, in whatever segment; of one key in order
 	States   []State         // replacing those of the same streams
 	Parked   []Parked        // new
 	Unparked []Parked        // removed, by partition and offset; after Parked, which may hold the same ones
 	Repeats  []Repeat        // added to the counts of the same key and kind
 	Logged   bool            // the records are in the journal already: they were adopted from it
-	Asked    int64           // the smallest mark of the look-ups that the ledger entries rest on
+	Asked    int64           // the smallest mark of the look-ups that the ledger entries rest on; 0: all of the ledger is asked again
 }
 
 // A Reader is the reading side of a store. What it returns is committed.
@@ -230,7 +232,8 @@ type Store interface {
 
 	// Acquire takes a partition over, whoever holds it: it waits for a commit in flight or fences it, issues a new epoch
 	// and nonce, and binds the store to the topics' identity (not to their limits) at first use. From then on every
-	// earlier lease is fenced.
+	// earlier lease is fenced. If several things differ from what it is bound to, the first of name ([ErrIdentity]),
+	// [ErrCluster], [ErrRecreated] and [ErrPartitions] is returned.
 	Acquire(ctx context.Context, a Assignment) (Lease, error)
 
 	// Begin starts the core transaction under a lease. One per store at a time where the engine has one writer.
@@ -318,9 +321,11 @@ type Crew struct {
 // A Shared store is one that several processes may work on, each on partitions of its own. Who holds a lease is a matter
 // of liveness, judged by the store's clock; epoch and nonce alone keep workers apart.
 type Shared interface {
-	// Beat joins a member, or renews it, for a time to live, and with it the leases that it holds.
+	// Beat joins a member, or renews it, for a time to live, and with it the leases that it holds: also one that had run
+	// out, if nobody took it. A member that had run out keeps its Started.
 	Beat(ctx context.Context, m Member, ttl time.Duration) (Crew, error)
-	// Leave ends a membership. Leases that it still holds are nobody's then, but not released.
+	// Leave ends a membership. Leases that it still holds are nobody's then, but not released: they are not fenced, and
+	// their end was not a clean one.
 	Leave(ctx context.Context, member deja.ID) error
 }
 
