@@ -92,6 +92,9 @@ type State struct {
 	table *ruleTable
 }
 
+// Projects reports whether events are projected at all.
+func (m *Machine) Projects() bool { return len(m.projectors) > 0 }
+
 // NewState returns the empty state of a stream, or an error if the service has no such aggregate.
 func (m *Machine) NewState(s Stream) (*State, error) {
 	t, ok := m.tables[s.Aggregate]

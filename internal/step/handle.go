@@ -71,7 +71,7 @@ func (w *Worker) handleRun(ctx context.Context, ms []Message) ([]Settlement, err
 // committed or not. The batches that it returns are to be committed in their order.
 func (w *Worker) Decide(ctx context.Context, ms []Message) (*Batch, error) {
 	b := w.newBatch()
-	b.size = len(ms)
+	b.expect(len(ms))
 	if err := b.lookUp(ctx, ms); err != nil {
 		return nil, err
 	}
@@ -137,8 +137,13 @@ func (w *Worker) newBatch() *Batch {
 	}
 }
 
-// Len returns how many messages the batch settles.
-func (b *Batch) Len() int { return len(b.settled) }
+// expect makes room for the decisions of so many messages.
+func (b *Batch) expect(n int) {
+	b.size = n
+	b.known = make(map[deja.ID]driver.Entry, n)
+	b.out.Records, b.chains = make([]driver.JournalRecord, 0, n), make([][32]byte, 0, n)
+	b.out.Ledger, b.settled = make([]driver.Entry, 0, n), make([]Settlement, 0, n)
+}
 
 // flown returns the entry of a key in a batch that may not be committed yet.
 func (w *Worker) flown(key deja.ID) (e driver.Entry, ok bool) {
@@ -297,7 +302,7 @@ func (b *Batch) decide(m Message, h *held, covers int64) error {
 	case len(r.Decided.Events) > 0:
 		next.row.Position = r.Through()
 		*h = next
-		b.events = append(b.events, r.Decided.Events...)
+		b.project(r.Decided.Events)
 	}
 	if err != nil {
 		return err
@@ -310,6 +315,13 @@ func (b *Batch) decide(m Message, h *held, covers int64) error {
 		b.park(m, h)
 	}
 	return nil
+}
+
+// project notes events for the projections, if there are any.
+func (b *Batch) project(events []deja.Envelope) {
+	if b.w.cfg.Machine.Projects() {
+		b.events = append(b.events, events...)
+	}
 }
 
 // fold applies a decision's events to h's state, completes the record, and returns what h becomes if it stands.

@@ -70,7 +70,7 @@ func (b *Batch) redo(e journal.Entry) error {
 		if h.state.Version != ev.Version {
 			return fmt.Errorf("decision %d: %s is at version %d, its event says %d: %w", e.N, ev.Stream, h.state.Version, ev.Version, journal.ErrForked)
 		}
-		b.events = append(b.events, *ev)
+		b.project(e.Decided.Events[i : i+1])
 		h.row.Position = e.Through()
 	}
 	b.to.Chain, b.to.N, b.to.Time, b.to.Fold = e.Chain, e.N, e.Time, w.cfg.Machine.FoldVersion()

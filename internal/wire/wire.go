@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -320,15 +321,19 @@ func (d *Decoder) header(e *deja.Envelope, data []byte) error {
 // and all that belongs to the content; not over actor, headers and what the log gave. The error says why the payload
 // has no canonical form; the hash is then over its bytes as they are, and the message is dead.
 func ContentHash(e *deja.Envelope) ([32]byte, error) {
+	scratch := scratches.Get().(*[2][]byte)
+	defer scratches.Put(scratch)
 	content, form := e.Payload, "raw"
 	var err error
 	if e.ContentType == "application/json" {
 		form = "json"
-		if content, err = canon.Append(make([]byte, 0, 256), e.Payload); err != nil {
+		if content, err = canon.Append(scratch[0][:0], e.Payload); err != nil {
 			form, content = "malformed", e.Payload
+		} else if cap(content) <= maxScratch {
+			scratch[0] = content
 		}
 	}
-	b := make([]byte, 0, 256+len(content))
+	b := scratch[1][:0]
 	for _, part := range []string{
 		"deja/content/1", e.Stream.Tenant, e.Source, e.Kind.String(), e.Type, e.Stream.Aggregate, e.Stream.Key,
 		string(e.CausationID[:]), e.ContentType, form,
@@ -339,8 +344,16 @@ func ContentHash(e *deja.Envelope) ([32]byte, error) {
 	w := writer(b)
 	w.time(1, e.BusinessTime)
 	w = append(append(w, 0), content...)
+	if cap(w) <= maxScratch {
+		scratch[1] = w
+	}
 	return sha256.Sum256(w), err
 }
+
+// scratches are buffers for hashing.
+var scratches = sync.Pool{New: func() any { return &[2][]byte{} }}
+
+const maxScratch = 64 << 10
 
 // LedgerKey returns a message's identity in a service's ledger: its ID where tenant and source are the default ones,
 // else a hash over the three, as two senders may use one ID for different things.
