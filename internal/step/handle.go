@@ -281,6 +281,9 @@ func (b *Batch) touch(h *held) {
 // decide lets the aggregate decide a message, folds what it recorded, and records the decision. The state in memory
 // is restored where the decision does not stand.
 func (b *Batch) decide(m Message, h *held, covers int64) error {
+	if err := h.flatten(b.w.cfg.Machine); err != nil {
+		return err
+	}
 	r := b.newRecord(m, covers)
 	if m.killed > 0 {
 		r.Decided = deja.Decided{Status: deja.Parked, Reason: *killed(m.killed)}
@@ -336,21 +339,36 @@ func (b *Batch) fold(r *wire.Record, h *held) (held, error) {
 	if len(r.Decided.Events) == 0 {
 		return next, nil
 	}
-	err := next.encode(b.w.cfg.Machine)
+	err := next.encode()
+	if err == nil {
+		err = next.flatten(b.w.cfg.Machine)
+	}
 	if changes := canon.Diff(h.fields, next.fields); err == nil && len(changes) > 0 {
 		r.Writes = canon.HashChanges(changes)
 	}
 	return next, err
 }
 
-// encode brings the row and the fields of a state up to the state.
-func (h *held) encode(m *deja.Machine) error {
+// encode brings the row of a state up to the state.
+func (h *held) encode() error {
 	data, err := h.state.Encode()
 	if err != nil {
 		return fmt.Errorf("encode state of %s: %w", h.row.Stream, err)
 	}
 	h.row.Data, h.row.Version = data, h.state.Version
-	h.fields, err = m.Flatten(nil, h.row.Stream.Aggregate, data)
+	h.fields, h.flat = nil, false
+	return nil
+}
+
+// flatten brings the fields of a state up to its row, which only a decision needs.
+func (h *held) flatten(m *deja.Machine) (err error) {
+	if h.flat {
+		return nil
+	}
+	h.flat = true
+	if len(h.row.Data) > 0 {
+		h.fields, err = m.Flatten(nil, h.row.Stream.Aggregate, h.row.Data)
+	}
 	return err
 }
 

@@ -42,7 +42,7 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 	}
 	for s := range streams {
 		if h := w.states[s]; h.changed {
-			if err := h.encode(w.cfg.Machine); err != nil {
+			if err := h.encode(); err != nil {
 				return err
 			}
 		}

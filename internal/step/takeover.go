@@ -11,8 +11,12 @@ import (
 	"github.com/dejalog/deja/internal/wire"
 )
 
-// chunk is how many records the steps read or write at once.
-const chunk = 1000
+// How many records the steps read or write at once. What is adopted goes in larger pieces: a state that changed often in
+// one is encoded and written once.
+const (
+	chunk      = 1000
+	adoptChunk = 8000
+)
 
 // Takeover makes the worker the partition's only writer and brings store and journal together: a store behind the
 // journal adopts the journal's decisions without deciding again; one ahead publishes again; one that went back, or
@@ -239,7 +243,7 @@ func (w *Worker) each(ctx context.Context, r *journal.Reader, fn func([]journal.
 	end, err := w.end(ctx)
 	for err == nil {
 		var entries []journal.Entry
-		if entries, err = r.Next(ctx, end, chunk); err != nil || len(entries) == 0 {
+		if entries, err = r.Next(ctx, end, adoptChunk); err != nil || len(entries) == 0 {
 			break
 		}
 		err = fn(entries)

@@ -86,6 +86,7 @@ type held struct {
 	state   *deja.State
 	row     driver.State
 	fields  fieldList
+	flat    bool // the fields are those of the row
 	changed bool
 }
 
@@ -228,10 +229,7 @@ func (w *Worker) hold(row driver.State) (*held, error) {
 	if h.state, err = w.cfg.Machine.DecodeState(row.Stream, row.Version, row.Data); err != nil {
 		return nil, err
 	}
-	if len(row.Data) > 0 {
-		h.fields, err = w.cfg.Machine.Flatten(nil, row.Stream.Aggregate, row.Data)
-	}
-	return h, err
+	return h, nil
 }
 
 // changedStates returns the rows of the states that this batch changed, sorted, as stores lock them in that order.

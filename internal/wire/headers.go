@@ -24,6 +24,9 @@ const (
 const (
 	messageContent = "application/vnd.deja.message"
 	recordContent  = "application/vnd.deja.record"
+
+	typeDecision = "deja.decision"
+	typeMarker   = "deja.marker"
 )
 
 var specVersion = []byte("1.0")
@@ -53,9 +56,10 @@ func appendTrace(hs []driver.Header, from map[string]string) []driver.Header {
 }
 
 // RecordHeaders returns the headers of a journal record of a partition, of which it looks at no more than it must. What
-// is no record has none.
+// is no record has none. The id is partition:incarnation:number, and a marker's partition:incarnation: after a store
+// went back, a number is given again to another decision.
 func RecordHeaders(service string, partition int32, record []byte) []driver.Header {
-	var n uint64
+	var n, life uint64
 	var aggregate, key []byte
 	var at time.Time
 	hs := make([]driver.Header, 0, 9)
@@ -80,18 +84,20 @@ func RecordHeaders(service string, partition int32, record []byte) []driver.Head
 		}
 		return nil
 	}
-	kind := "deja.decision"
+	kind := typeDecision
 	err := fields(record, func(f field) error {
 		switch f.num {
 		case 2:
 			n = f.v
+		case 4:
+			life = f.v
 		case 6:
 			return fields(f.b, cause)
 		case 18:
 			at = f.time()
 		case 26:
 			if Kind(f.v) == KindMarker {
-				kind = "deja.marker"
+				kind = typeMarker
 			}
 		}
 		return nil
@@ -100,15 +106,21 @@ func RecordHeaders(service string, partition int32, record []byte) []driver.Head
 		return nil
 	}
 	id := strconv.AppendInt(nil, int64(partition), 10)
-	id = strconv.AppendUint(append(id, ':'), n, 10)
-	return append(hs,
+	id = strconv.AppendUint(append(id, ':'), life, 10)
+	hs = append(hs,
 		driver.Header{Name: headerSpec, Value: specVersion},
-		driver.Header{Name: headerID, Value: id},
 		driver.Header{Name: headerSource, Value: []byte(Journal(service))},
 		driver.Header{Name: headerType, Value: []byte(kind)},
-		driver.Header{Name: headerSubject, Value: append(append(append(make([]byte, 0, len(aggregate)+len(key)+1), aggregate...), '/'), key...)},
-		driver.Header{Name: headerTime, Value: at.AppendFormat(nil, time.RFC3339Nano)},
 		driver.Header{Name: headerContent, Value: []byte(recordContent)})
+	if !at.IsZero() {
+		hs = append(hs, driver.Header{Name: headerTime, Value: at.AppendFormat(nil, time.RFC3339Nano)})
+	}
+	if kind == typeDecision {
+		id = strconv.AppendUint(append(id, ':'), n, 10)
+		subject := append(append(append(make([]byte, 0, len(aggregate)+len(key)+1), aggregate...), '/'), key...)
+		hs = append(hs, driver.Header{Name: headerSubject, Value: subject})
+	}
+	return append(hs, driver.Header{Name: headerID, Value: id})
 }
 
 // EventHeaders returns the headers of a recorded event, published as a plain CloudEvent: its payload is the record's

@@ -165,7 +165,7 @@ func (d *Decoder) Record(partition int32, data []byte) (*Record, error) {
 	if err := checkFormat(data); err != nil {
 		return nil, err
 	}
-	r := new(Record)
+	r := d.room()
 	r.Cause.Position = deja.Position{Topic: d.inbox, Partition: partition}
 	if err := fields(data, func(f field) error { return d.record(r, f) }); err != nil {
 		return nil, fmt.Errorf("journal record %d: %w", r.N, err)
@@ -259,6 +259,17 @@ func (d *Decoder) decided(r *deja.Decided, f field) (err error) {
 		r.Cancelled = append(r.Cancelled, string(f.b))
 	}
 	return err
+}
+
+// room returns room for a record, out of a larger piece of memory once several were decoded.
+func (d *Decoder) room() *Record {
+	if len(d.records) == 0 {
+		d.decoded = min(max(2*d.decoded, 1), 64)
+		d.records = make([]Record, d.decoded)
+	}
+	r := &d.records[0]
+	d.records = d.records[1:]
+	return r
 }
 
 // slot returns room for the one event that most decisions record, out of a larger piece of memory.

@@ -218,6 +218,8 @@ type Decoder struct {
 	inbox   string
 	names   map[string]string
 	slots   []deja.Envelope
+	records []Record
+	decoded int // how many records the last piece of memory had room for
 }
 
 // NewDecoder returns a decoder for a service's records.
