@@ -20,6 +20,9 @@ it is adopted: it gets an identity of its own, and its next decisions begin a ne
 		Example: e.examples("adopt --db copy.db"),
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if e.given.log != "" || e.given.store != "" {
+				return Usagef("adopt is about a file: name it with --db")
+			}
 			if partial, err := exists(e.DB() + partialSuffix); err != nil || partial {
 				return cmp.Or(err, Usagef("%s is a replay that is not finished: run the same replay again first", e.DB()))
 			}

@@ -1,6 +1,6 @@
-// Package cli is the command line that every service binary has: it looks into a service's database, at any moment of
-// its past, and keeps it. It works on the embedded mode's one file, and ends there: what a service itself does, such as
-// serving HTTP, are commands of its own, which it adds.
+// Package cli is the command line that every service binary has: it looks into a service's log and store, at any moment
+// of its past, keeps them, and runs the service. It works on the embedded mode's one file, on servers, and on archives,
+// and ends there: what a service itself does, such as serving HTTP, are commands of its own, which it adds.
 //
 // Data go to the standard output and all else to the standard error. With --json each answer is one object on one
 // line; those over many keys or messages are one object on a line each. Commands that read never create a file, and
@@ -39,7 +39,8 @@ func (a App) Main(ctx context.Context, args []string, stdin io.Reader, stdout, s
 	out := bufio.NewWriter(stdout)
 	e := &Env{
 		app: a, name: filepath.Base(called), called: called, Stdin: stdin, Stdout: out, Stderr: stderr, getenv: getenv,
-		colour: colours(stdout, getenv), interactive: isTerminal(stdin) && isTerminal(stdout) && isTerminal(stderr),
+		colour: colours(stdout, getenv), terminal: isTerminal(stderr),
+		interactive: isTerminal(stdin) && isTerminal(stdout) && isTerminal(stderr),
 	}
 	root := e.root()
 	root.SetArgs(args)
@@ -65,10 +66,13 @@ func (e *Env) root() *cobra.Command {
 		// The arguments are checked by now: what fails from here on is no wrong usage, or says so itself.
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			e.running = true
+			e.keepSecrets()
 			return e.compile()
 		},
 	}
-	root.PersistentFlags().StringVar(&e.db, "db", "", "the database `FILE` (else $DEJA_DB, else "+e.defaultDB()+")")
+	root.PersistentFlags().StringVar(&e.given.db, "db", "", "the database: a `FILE`, the directory of an archive, or a postgres:// (else $DEJA_DB, else "+e.defaultDB()+")")
+	root.PersistentFlags().StringVar(&e.given.log, "log", "", "the log, instead of --db: a kafka://, a postgres:// or an archive://`DIR` (else $DEJA_LOG)")
+	root.PersistentFlags().StringVar(&e.given.store, "store", "", "the store beside --log: a `postgres://` (else $DEJA_STORE)")
 	root.PersistentFlags().BoolVar(&e.json, "json", false, "answer in JSON: one object on one line, or one a line for many")
 	version := root.Flags().Bool("version", false, "print the build, as decisions record it")
 	root.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -88,7 +92,8 @@ func (e *Env) root() *cobra.Command {
 		}
 	}
 	e.addGroup(root, "look", "Look into it:", e.logCommand(), e.showCommand(), e.stateCommand(), e.stepCommand(), e.ledgerCommand(), e.statsCommand())
-	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand())
+	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand(), e.archiveCommand())
+	e.addGroup(root, "run", "Run it:", e.runCommand(), e.topicsCommand(), e.lagCommand(), e.leasesCommand(), e.unloggedCommand())
 	e.addGroup(root, "keep", "Keep it:", e.parkedCommand(), e.rebuildCommand(), e.adoptCommand(), e.versionCommand())
 	return root
 }
@@ -103,9 +108,13 @@ func (e *Env) addGroup(root *cobra.Command, id, title string, cmds ...*cobra.Com
 
 const rootHelp = `
 
+A command looks at a file or an archive (--db), at a log with its store (--log and --store), or at a log alone (--log):
+then what the store would have is told from the journal. Passwords belong into the environment: DEJA_LOG, DEJA_STORE.
+
 A LOCATOR names a moment of the history:
   HEAD                    the present end
-  inbox:0:1234            all messages up to this position are handled; also journal:0:1234
+  inbox:0:1234            all messages up to this position are handled; also journal:0:1234. With several
+                          partitions, one of each: inbox:0:1234,inbox:1:870; those left out are taken to their ends
   account/576@17          the decision that brought a key to a version
   0190163d-8694…          a message, by its ID or a unique prefix
   1993-06-30              a time: the end of that day, in UTC

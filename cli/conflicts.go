@@ -8,12 +8,12 @@ import (
 
 // Conflicts returns the first conflicts of the history, up to max.
 func (e *Env) Conflicts(ctx context.Context, db *Database, max int) (cs []deja.Conflict, err error) {
-	for d, err := range e.decisions(ctx, db, 1, everything) {
+	for d, err := range db.decisions(ctx, db.all()) {
 		if err != nil || len(cs) == max {
 			return cs, err
 		}
 		if d.Decided.Status == deja.Conflicted {
-			cs = append(cs, deja.Conflict{ID: d.Cause.ID, First: e.inbox(d.First), Second: d.Cause.Position, Paths: d.Paths})
+			cs = append(cs, deja.Conflict{ID: d.Cause.ID, First: e.inbox(d.FirstIn, d.First), Second: d.Cause.Position, Paths: d.Paths})
 		}
 	}
 	return cs, nil

@@ -7,7 +7,6 @@ import (
 	"math"
 
 	"github.com/dejalog/deja"
-	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/wire"
@@ -20,57 +19,114 @@ const chunk = 1000
 // everything stands for the number of a decision that is not yet made.
 const everything = math.MaxInt64
 
-// decisions yields decisions first to last, in order, as far as they are there.
-func (e *Env) decisions(ctx context.Context, db *Database, first, last int64) iter.Seq2[*journal.Entry, error] {
+// extent is a part of a partition's decisions, by their numbers.
+type extent struct{ first, last int64 }
+
+// all returns the extents of whole partitions.
+func (db *Database) all() []extent {
+	of := make([]extent, db.Source.Partitions())
+	for p := range of {
+		of[p] = extent{1, everything}
+	}
+	return of
+}
+
+// upTo returns the extents of what is up to a moment.
+func upTo(cut replay.Cut) []extent {
+	of := make([]extent, len(cut.Points))
+	for i, p := range cut.Points {
+		of[i] = extent{1, p.N}
+	}
+	return of
+}
+
+// decisions yields the decisions in extents, one of each partition, as far as they are there. Those of one partition come in
+// order; those of several by their times, and of equal times by partition, so that the order is always the same.
+func (db *Database) decisions(ctx context.Context, of []extent) iter.Seq2[*journal.Entry, error] {
 	return func(yield func(*journal.Entry, error) bool) {
-		name := e.app.Service.Name
-		_, end, err := db.Log.Bounds(ctx, wire.Journal(name), partition)
-		var mark driver.Logged
-		if err == nil && first > 1 {
-			mark, err = e.before(ctx, db, first)
-		}
-		r := journal.NewReader(db.Log, name, partition, mark)
-		for err == nil {
-			var entries []journal.Entry
-			if entries, err = r.Next(ctx, end, chunk); err == nil && len(entries) == 0 {
-				return
+		heads := make([]*head, 0, len(of))
+		defer func() {
+			for _, h := range heads {
+				h.stop()
 			}
-			for i := range entries {
-				if entries[i].N > last || !yield(&entries[i], nil) {
+		}()
+		for p, x := range of {
+			h := &head{last: x.last}
+			h.next, h.stop = iter.Pull2(db.Source.Decisions(ctx, int32(p), x.first))
+			heads = append(heads, h)
+			h.advance()
+		}
+		for {
+			var first *head
+			for _, h := range heads {
+				if h.err != nil {
+					yield(nil, h.err)
 					return
 				}
+				if h.entry != nil && (first == nil || h.entry.Time.Before(first.entry.Time)) {
+					first = h
+				}
 			}
+			if first == nil || !yield(first.entry, nil) {
+				return
+			}
+			first.advance()
 		}
-		yield(nil, err)
 	}
 }
 
-// before returns the place in the journal right before a decision.
-func (e *Env) before(ctx context.Context, db *Database, n int64) (driver.Logged, error) {
-	d, err := e.numbered(ctx, db, n)
-	if err != nil {
-		return driver.Logged{}, err
+// head is the next decision of a partition.
+type head struct {
+	next  func() (*journal.Entry, error, bool)
+	stop  func()
+	last  int64
+	entry *journal.Entry // nil at the end
+	err   error
+}
+
+func (h *head) advance() {
+	entry, err, ok := h.next()
+	if !ok || err == nil && entry.N > h.last {
+		entry = nil
 	}
-	return driver.Logged{Offset: d.Offset, N: n - 1, Chain: d.Prev, Incarnation: d.Incarnation}, nil
+	h.entry, h.err = entry, err
 }
 
 // message reads a delivery in the inbox. What is no message has an identity of its own.
-func (e *Env) message(ctx context.Context, db *Database, offset int64) (step.Message, error) {
-	first, end, err := db.Log.Bounds(ctx, wire.Inbox(e.app.Service.Name), partition)
+func (e *Env) message(ctx context.Context, db *Database, at deja.Position) (step.Message, error) {
+	if at.Partition >= db.Source.Partitions() {
+		return step.Message{}, fmt.Errorf("%w: there is no partition %d; there are %d", replay.ErrNotFound, at.Partition, db.Source.Partitions())
+	}
+	first, end, err := db.Log.Bounds(ctx, at.Topic, at.Partition)
 	if err != nil {
 		return step.Message{}, err
 	}
-	if offset < first || offset >= end {
-		return step.Message{}, fmt.Errorf("%w: %s has the offsets %d to %d", replay.ErrNotFound, wire.Inbox(e.app.Service.Name), first, end-1)
+	if at.Offset < first || at.Offset >= end {
+		return step.Message{}, fmt.Errorf("%w: %s has the offsets %d to %d%s", replay.ErrNotFound, at.Topic, first, end-1, db.inPartition(at.Partition))
 	}
-	recs, err := db.Log.Fetch(ctx, e.inbox(offset), 1)
+	recs, err := db.Log.Fetch(ctx, at, 1)
 	if err != nil {
 		return step.Message{}, err
 	}
-	return step.NewPreparer(e.machine).Prepare(recs[:1])[0], nil
+	if recs[0].Offset != at.Offset {
+		return step.Message{}, fmt.Errorf("%w: there is no record at %s; the next one is at offset %d", replay.ErrNotFound, at, recs[0].Offset)
+	}
+	return step.NewPreparer(e.machine, db.Source.Partitions()).Prepare(recs[:1])[0], nil
+}
+
+// inPartition names a partition, where there are several.
+func (db *Database) inPartition(p int32) string {
+	if db.Source.Partitions() == 1 {
+		return ""
+	}
+	return fmt.Sprintf(" in partition %d", p)
 }
 
 // inbox returns a position in the inbox.
-func (e *Env) inbox(offset int64) deja.Position {
-	return deja.Position{Topic: wire.Inbox(e.app.Service.Name), Partition: partition, Offset: offset}
+func (e *Env) inbox(partition int32, offset int64) deja.Position {
+	return e.position(wire.Inbox, partition, offset)
+}
+
+func (e *Env) position(topic func(service string) string, partition int32, offset int64) deja.Position {
+	return deja.Position{Topic: topic(e.app.Service.Name), Partition: partition, Offset: offset}
 }

@@ -23,15 +23,16 @@ type Env struct {
 	called      string // the program, as it was called
 	machine     *deja.Machine
 	getenv      func(string) string
-	db          string
+	given       where // by flags
+	terminal    bool  // people read the standard error
 	json        bool
 	colour      bool
 	interactive bool // people read what it prints, and press keys
 	running     bool // a command has begun
 }
 
-// DB returns the path of the database that the command is about.
-func (e *Env) DB() string { return cmp.Or(e.db, e.getenv("DEJA_DB"), e.defaultDB()) }
+// DB returns the path of the database that the command is about, if it is about one.
+func (e *Env) DB() string { return cmp.Or(e.given.db, e.getenv("DEJA_DB"), e.defaultDB()) }
 
 func (e *Env) defaultDB() string { return cmp.Or(e.app.DefaultDB, e.app.Service.Name+".db") }
 
@@ -56,11 +57,7 @@ func (e *Env) Program() string {
 
 // hint returns a command line to try next, about the same database.
 func (e *Env) hint(args string) string {
-	line := e.Program() + " " + args
-	if e.DB() != e.defaultDB() {
-		line += " --db " + quote(e.DB())
-	}
-	return line
+	return e.Program() + " " + args + e.flags()
 }
 
 // quote returns s as one word of a shell.
@@ -73,8 +70,7 @@ func quote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-func (e *Env) compile() error {
-	m, err := deja.Compile(e.app.Service)
-	e.machine = m
+func (e *Env) compile() (err error) {
+	e.machine, err = deja.Compile(e.app.Service)
 	return err
 }

@@ -7,6 +7,9 @@ import (
 	"io/fs"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/archive"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/postgres"
 	"github.com/dejalog/deja/replay"
 	"github.com/dejalog/deja/sqlite"
 )
@@ -67,6 +70,14 @@ func (e *Env) advice(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "name another file with --db or DEJA_DB; a database is made when the service first runs on it"
+	case errors.Is(err, driver.ErrNotFound):
+		return fmt.Sprintf("the topics of a cluster are made by hand, once: %s", e.hint("topics create"))
+	case errors.Is(err, driver.ErrTrimmed):
+		return fmt.Sprintf("an archive keeps what a log loses: %s, before it does", e.hint("archive DIR"))
+	case errors.Is(err, archive.ErrDamaged):
+		return "put a copy of the file in its place, or pull a new archive from the log, if it has all of it yet"
+	case errors.Is(err, archive.ErrNewer), errors.Is(err, postgres.ErrNewer):
+		return "use the program that wrote it, or a newer one"
 	case errors.Is(err, sqlite.ErrCopied):
 		return fmt.Sprintf("reading it works as ever; %s makes it a database of its own", e.hint("adopt"))
 	case errors.Is(err, sqlite.ErrNotDeja):

@@ -49,7 +49,7 @@ type delivery struct {
 }
 
 func (e *Env) ledger(ctx context.Context, db *Database, m step.Message) (*ledgerAnswer, error) {
-	entries, _, err := db.Store.Lookup(ctx, []deja.ID{m.Key})
+	entries, _, err := db.Reader.Lookup(ctx, []deja.ID{m.Key})
 	if err != nil {
 		return nil, err
 	}
@@ -58,60 +58,89 @@ func (e *Env) ledger(ctx context.Context, db *Database, m step.Message) (*ledger
 	}
 	first := entries[0]
 	a := &ledgerAnswer{ID: m.Env.ID, Key: keyText(m.Env.Stream), Status: first.Status.String(), N: first.N}
-	repeats, err := db.Store.Repeats(ctx, m.Key)
+	repeats, err := db.Reader.Repeats(ctx, m.Key)
 	if err != nil {
 		return nil, err
 	}
-	where := places{first: first.Offset, last: first.Offset, known: map[int64]bool{first.Offset: true}}
-	for _, r := range repeats {
-		if r.Conflict {
-			a.Conflicts = r.Count
-		} else {
-			a.Duplicates = r.Count
-		}
-		where.add(r)
+	a.Duplicates, a.Conflicts = countsOf(repeats)
+	original, err := e.message(ctx, db, e.inbox(first.Partition, first.Offset))
+	if err != nil {
+		return nil, err
 	}
-	a.Deliveries, err = e.deliveries(ctx, db, first, where)
-	return a, err
-}
-
-// places are the inbox offsets at which a message was delivered, as far as the ledger's counts tell.
-type places struct {
-	first, last int64
-	known       map[int64]bool // nil: the inbox must be searched
-}
-
-func (p *places) add(r driver.Repeat) {
-	p.last = max(p.last, r.Last)
-	if r.Count > 2 {
-		p.known = nil
-	}
-	if p.known != nil {
-		p.known[r.First], p.known[r.Last] = true, true
-	}
-}
-
-// deliveries reads the deliveries of a ledger entry's message.
-func (e *Env) deliveries(ctx context.Context, db *Database, first driver.Entry, where places) (ds []delivery, err error) {
-	prepare := step.NewPreparer(e.machine)
-	var original *deja.Envelope
-	for at := where.first; at <= where.last; {
-		recs, err := db.Log.Fetch(ctx, e.inbox(at), int(min(chunk, where.last+1-at)))
+	for p := range db.Source.Partitions() {
+		ds, err := e.deliveries(ctx, db, original.Env, first, placesIn(p, first, repeats))
 		if err != nil {
 			return nil, err
 		}
-		at = recs[len(recs)-1].Offset + 1
-		if where.known != nil {
-			recs = slices.DeleteFunc(recs, func(r driver.Record) bool { return !where.known[r.Offset] })
+		a.Deliveries = append(a.Deliveries, ds...)
+	}
+	slices.SortStableFunc(a.Deliveries, func(x, y delivery) int { return x.Time.Compare(y.Time) })
+	return a, nil
+}
+
+// countsOf returns how often a message came again.
+func countsOf(rs []driver.Repeat) (duplicates, conflicts int64) {
+	for _, r := range rs {
+		if r.Conflict {
+			conflicts = r.Count
+		} else {
+			duplicates = r.Count
+		}
+	}
+	return duplicates, conflicts
+}
+
+// places are the inbox offsets of a partition at which a message was delivered, as far as the ledger's counts tell.
+type places struct {
+	partition   int32
+	first, last int64          // last is below first where there are none
+	known       map[int64]bool // nil: the inbox must be searched
+}
+
+// placesIn returns the places in a partition. What was counted in several partitions is only known to be in the first of
+// them; of more than two deliveries the middle ones are anywhere.
+func placesIn(p int32, first driver.Entry, rs []driver.Repeat) places {
+	at := places{partition: p, last: -1, known: map[int64]bool{}}
+	add := func(offset int64) {
+		if len(at.known) == 0 {
+			at.first, at.last = offset, offset
+		}
+		at.first, at.last = min(at.first, offset), max(at.last, offset)
+		at.known[offset] = true
+	}
+	if first.Partition == p {
+		add(first.Offset)
+	}
+	search := false
+	for _, r := range rs {
+		if r.Partition == p {
+			add(r.First)
+			add(r.Last)
+			search = search || r.Count > 2
+		}
+	}
+	if search {
+		at.known = nil
+	}
+	return at
+}
+
+// deliveries reads the deliveries of a ledger entry's message in a partition.
+func (e *Env) deliveries(ctx context.Context, db *Database, original *deja.Envelope, first driver.Entry, at places) (ds []delivery, err error) {
+	prepare := step.NewPreparer(e.machine, db.Source.Partitions())
+	for from := e.inbox(at.partition, at.first); from.Offset <= at.last; {
+		recs, err := db.Log.Fetch(ctx, from, int(min(chunk, at.last+1-from.Offset)))
+		if err != nil {
+			return nil, err
+		}
+		from.Offset = recs[len(recs)-1].Offset + 1
+		if at.known != nil {
+			recs = slices.DeleteFunc(recs, func(r driver.Record) bool { return !at.known[r.Offset] })
 		}
 		for _, m := range prepare.Prepare(recs) {
-			if m.Key != first.Key {
-				continue
+			if m.Key == first.Key {
+				ds = append(ds, deliveryOf(m, original, first))
 			}
-			if original == nil {
-				original = m.Env
-			}
-			ds = append(ds, deliveryOf(m, original, first))
 		}
 	}
 	return ds, nil
@@ -120,7 +149,7 @@ func (e *Env) deliveries(ctx context.Context, db *Database, first driver.Entry, 
 func deliveryOf(m step.Message, original *deja.Envelope, first driver.Entry) delivery {
 	d := delivery{Position: m.Env.Position, Time: m.Env.Time, Outcome: "duplicate"}
 	switch {
-	case d.Position.Offset == first.Offset:
+	case d.Position.Partition == first.Partition && d.Position.Offset == first.Offset:
 		d.Outcome = first.Status.String()
 	case m.Hash != first.Hash:
 		d.Outcome, d.Differs = deja.Conflicted.String(), step.Differ(original, m.Env)

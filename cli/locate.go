@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/step"
+	"github.com/dejalog/deja/internal/wire"
 	"github.com/dejalog/deja/replay"
 )
 
@@ -89,48 +91,49 @@ func (e *Env) checkAggregate(s deja.Stream) error {
 // delivery returns the message that a locator names: at a position of the inbox the one there, else the one that was
 // decided last.
 func (e *Env) delivery(ctx context.Context, db *Database, at replay.Locator) (step.Message, error) {
-	if offset, ok := inboxOffset(at.String()); ok {
-		return e.message(ctx, db, offset)
+	if p, ok := inboxPosition(at.String()); ok && (p.Topic == "inbox" || p.Topic == wire.Inbox(e.app.Service.Name)) {
+		return e.message(ctx, db, e.inbox(p.Partition, p.Offset))
 	}
 	d, err := e.decision(ctx, db, at)
 	if err != nil {
 		return step.Message{}, err
 	}
-	return e.message(ctx, db, d.Cause.Position.Offset)
+	return e.message(ctx, db, d.Cause.Position)
 }
 
-// inboxOffset reads the locator of one position in the inbox.
-func inboxOffset(text string) (int64, bool) {
-	topic, rest, ok := strings.Cut(text, ":")
-	if !ok || topic != "inbox" && !strings.HasSuffix(topic, ".inbox") {
-		return 0, false
+// inboxPosition reads the locator of one position in an inbox.
+func inboxPosition(text string) (p deja.Position, ok bool) {
+	f := strings.Split(text, ":")
+	if len(f) != 3 || f[0] != "inbox" && !strings.HasSuffix(f[0], ".inbox") {
+		return p, false
 	}
-	offset, err := strconv.ParseInt(strings.TrimPrefix(rest, "0:"), 10, 64)
-	return offset, err == nil
+	partition, err1 := strconv.ParseInt(f[1], 10, 32)
+	offset, err2 := strconv.ParseInt(f[2], 10, 64)
+	return deja.Position{Topic: f[0], Partition: int32(partition), Offset: offset}, err1 == nil && err2 == nil
 }
 
-// decision returns the last decision up to a locator: of an ID, the one that settled the message.
+// decision returns the last decision up to a locator: of an ID, the one that settled the message. Of several partitions
+// it is of one that the locator speaks of, and of several of those the last in time.
 func (e *Env) decision(ctx context.Context, db *Database, at replay.Locator) (journal.Entry, error) {
 	if entry, ok, err := db.Source.Entry(ctx, at); ok {
 		if err != nil {
 			return journal.Entry{}, err
 		}
-		return e.numbered(ctx, db, entry.N)
+		return db.Source.Decision(ctx, entry.Partition, entry.N)
 	}
 	cut, err := db.Source.Cut(ctx, at, replay.Decided)
 	if err != nil {
 		return journal.Entry{}, err
 	}
-	n := cut.Points[partition].N
-	if n == 0 {
+	named := slices.DeleteFunc(slices.Clone(cut.Points), func(p replay.Point) bool { return !p.Named })
+	if len(named) == 0 {
+		named = cut.Points
+	}
+	last := slices.MaxFunc(named, func(a, b replay.Point) int { return a.Time.Compare(b.Time) })
+	if last.N == 0 {
 		return journal.Entry{}, fmt.Errorf("%w: nothing was decided up to %s; `%s` lists what was", replay.ErrNotFound, at, e.hint("log"))
 	}
-	return e.numbered(ctx, db, n)
-}
-
-// numbered returns decision n.
-func (e *Env) numbered(ctx context.Context, db *Database, n int64) (journal.Entry, error) {
-	return journal.Find(ctx, db.Log, e.app.Service.Name, partition, n, 0)
+	return db.Source.Decision(ctx, last.Partition, last.N)
 }
 
 // aboutMessage returns what a command does that answers about the message of its one argument.
@@ -140,7 +143,7 @@ func aboutMessage[A any](e *Env, find func(context.Context, *Database, step.Mess
 		if err != nil {
 			return err
 		}
-		db, err := e.OpenReader(cmd.Context(), e.DB())
+		db, err := e.Open(cmd.Context())
 		if err != nil {
 			return err
 		}

@@ -27,7 +27,7 @@ func (e *Env) logCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "log",
 		Short: "List the decisions, in order",
-		Long: `List the decisions, in the order in which they were made.
+		Long: `List the decisions, in the order in which they were made: those of several partitions by their times.
 
 --from and --to are locators. The answer begins with the decision that --from names; if it is a time, with the first
 one after it. It ends with the last decision up to --to.`,
@@ -61,18 +61,18 @@ func (e *Env) log(ctx context.Context, q *logQuery) (err error) {
 	if err != nil {
 		return err
 	}
-	db, err := e.OpenReader(ctx, e.DB())
+	db, err := e.Open(ctx)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	first, last, err := e.span(ctx, db, q)
+	of, err := e.span(ctx, db, q)
 	if err != nil {
 		return err
 	}
 	var found int64
 	show := e.logPrinter()
-	for d, err := range e.decisions(ctx, db, first, last) {
+	for d, err := range db.decisions(ctx, of) {
 		if err != nil {
 			return err
 		}
@@ -123,36 +123,73 @@ func begin(text string) string {
 	return text
 }
 
-// span returns the numbers of the first and the last decision.
-func (e *Env) span(ctx context.Context, db *Database, q *logQuery) (first, last int64, err error) {
-	first, last = 1, everything
+// span returns what is listed of each partition.
+func (e *Env) span(ctx context.Context, db *Database, q *logQuery) ([]extent, error) {
+	of := db.all()
 	from, err := e.locator("--from", begin(q.from))
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	if q.from != "" {
 		cut, err := db.Source.Cut(ctx, from, q.to.clock)
 		if err != nil {
-			return 0, 0, err
+			return nil, err
 		}
-		if first = cut.Points[partition].N; from.IsTime() {
-			first++
+		if from.IsTime() {
+			e.notes(cut)
 		}
-		e.notes(cut)
+		if err := db.beginAt(ctx, of, cut, from.IsTime()); err != nil {
+			return nil, err
+		}
 	}
 	if q.to.text != "" {
 		cut, err := db.Source.Cut(ctx, q.to.at, q.to.clock)
 		if err != nil {
-			return 0, 0, err
+			return nil, err
 		}
-		last = cut.Points[partition].N
+		for i, p := range cut.Points {
+			of[i].last = p.N
+		}
 		e.notes(cut)
 	}
-	at, err := db.Store.Progress(ctx, partition)
-	if err == nil && first > at.N {
-		return 1, 0, nil
+	return of, nil
+}
+
+// beginAt lets the extents begin at a moment. after says that the decision right at it is not meant. Where the moment is of
+// some partitions only, the others begin with what was decided after the first of its decisions.
+func (db *Database) beginAt(ctx context.Context, of []extent, cut replay.Cut, after bool) error {
+	var first *replay.Point
+	for i := range cut.Points {
+		p := &cut.Points[i]
+		if !p.Named {
+			continue
+		}
+		if of[i].first = max(p.N, 1); after {
+			of[i].first = p.N + 1
+		}
+		if first == nil || p.Time.Before(first.Time) {
+			first = p
+		}
 	}
-	return max(first, 1), last, err
+	for i, p := range cut.Points {
+		if p.Named {
+			continue
+		}
+		if first == nil { // HEAD
+			of[i].first = max(p.N, 1)
+			continue
+		}
+		for d, err := range db.Source.Decisions(ctx, int32(i), 1) {
+			if err != nil {
+				return err
+			}
+			if of[i].first = d.N; d.Time.After(first.Time) || d.Time.Equal(first.Time) && p.Partition > first.Partition {
+				break
+			}
+			of[i].first = d.N + 1
+		}
+	}
+	return nil
 }
 
 // notes tells what the reader of an answer has to know about its moment.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,7 +22,8 @@ func (e *Env) parkedCommand() *cobra.Command {
 		Long: `List the messages that wait for an operator: their handler failed, or an earlier message of their key did.
 
 A message is acted on only as the oldest parked one of its key. The act is a message like any other: it is recorded with
-who did it and why. It needs the database for itself, so stop the service first.`,
+who did it and why. On a file it needs that for itself, so stop the service first. On servers the processes that run the
+service decide it; where there are none, this one does.`,
 		Example: e.examples("parked", "parked retry 0190163d --reason 'fixed in the new build'"),
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return e.parked(cmd.Context()) },
@@ -47,14 +49,14 @@ type parkedAnswer struct {
 }
 
 func (e *Env) parked(ctx context.Context) (err error) {
-	db, err := e.OpenReader(ctx, e.DB())
+	db, err := e.Open(ctx)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
 	var n int64
 	err = eachParked(ctx, db, func(p driver.Parked) error {
-		d, err := e.numbered(ctx, db, p.N)
+		d, err := db.Source.Decision(ctx, p.Partition, p.N)
 		if err != nil {
 			return err
 		}
@@ -75,25 +77,35 @@ func (e *Env) parked(ctx context.Context) (err error) {
 	}
 	e.Notef("%s parked", plural(n, "message"))
 	if n > 0 {
-		e.Notef("stop the service, then `%s` decides one again; `parked skip` gives it up", e.hint("parked retry ID --reason WHY"))
+		stop := "stop the service, then "
+		if db.at.servers() {
+			stop = ""
+		}
+		e.Notef("%s`%s` decides one again; `parked skip` gives it up", stop, e.hint("parked retry ID --reason WHY"))
 	}
 	return nil
 }
 
-// eachParked calls fn with every parked message.
+// eachParked calls fn with every parked message, partition by partition.
 func eachParked(ctx context.Context, db *Database, fn func(driver.Parked) error) error {
-	for from := int64(0); ; {
-		waiting, err := db.Store.Parked(ctx, partition, deja.Stream{}, from, chunk)
-		if err != nil || len(waiting) == 0 {
-			return err
-		}
-		for _, p := range waiting {
-			if err := fn(p); err != nil {
+	for p := range db.Source.Partitions() {
+		for from := int64(0); ; {
+			waiting, err := db.Reader.Parked(ctx, p, deja.Stream{}, from, chunk)
+			if err != nil {
 				return err
 			}
-			from = p.Offset + 1
+			if len(waiting) == 0 {
+				break
+			}
+			for _, p := range waiting {
+				if err := fn(p); err != nil {
+					return err
+				}
+				from = p.Offset + 1
+			}
 		}
 	}
+	return nil
 }
 
 func (e *Env) actCommand(name, short string, act func(*engine.Engine, context.Context, engine.Act) error) *cobra.Command {
@@ -139,11 +151,11 @@ func (e *Env) act(ctx context.Context, id, reason string, act func(*engine.Engin
 	if !ok {
 		return Usagef("%s: want the ID of a parked message, or a prefix of it; `%s` lists them", id, e.hint("parked"))
 	}
-	d, err := e.numbered(ctx, db, entry.N)
+	d, err := db.Source.Decision(ctx, entry.Partition, entry.N)
 	if err != nil {
 		return err
 	}
-	err = e.Run(ctx, db, func(ctx context.Context, eng *engine.Engine) error {
+	err = e.meanwhile(ctx, db, func(ctx context.Context, eng *engine.Engine) error {
 		return act(eng, ctx, engine.Act{Stream: d.Cause.Stream, Message: d.Cause.ID, Reason: reason, Actor: e.actor()})
 	})
 	rejection, refused := errors.AsType[*deja.Rejection](err)
@@ -159,6 +171,34 @@ func (e *Env) act(ctx context.Context, id, reason string, act func(*engine.Engin
 	return nil
 }
 
+// meanwhile lets fn work with an engine while the service runs: in other processes, or in this one if there are none.
+func (e *Env) meanwhile(ctx context.Context, db *Database, fn func(context.Context, *engine.Engine) error) error {
+	held, err := db.held(ctx)
+	if err != nil {
+		return err
+	}
+	if held == nil {
+		return e.Run(ctx, db, fn)
+	}
+	eng, err := engine.New(engine.Config{Service: e.app.Service, Log: db.Log, Store: db.Store, Logger: e.logger()})
+	if err != nil {
+		return err
+	}
+	return fn(ctx, eng)
+}
+
+// held returns a lease that a process has which runs the service; nil if there is none. A file is this process's alone.
+func (db *Database) held(ctx context.Context) (*driver.Lease, error) {
+	if !db.at.servers() {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	leases, err := db.Store.Leases(ctx)
+	if i := slices.IndexFunc(leases, func(l driver.Lease) bool { return l.Held && !l.Owner.IsZero() }); i >= 0 {
+		return &leases[i], err
+	}
+	return nil, err
+}
+
 func (e *Env) printAct(ctx context.Context, db *Database, id string, cause *deja.Envelope) error {
 	at, err := e.locator("argument", id)
 	if err != nil {
@@ -169,7 +209,7 @@ func (e *Env) printAct(ctx context.Context, db *Database, id string, cause *deja
 		return err
 	}
 	a := actAnswer{ID: cause.ID, Key: cause.Stream.String(), Status: now.Decided.Status.String()}
-	rows, err := db.Store.Load(ctx, []deja.Stream{cause.Stream})
+	rows, err := db.Reader.Load(ctx, []deja.Stream{cause.Stream})
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 // Progress returns a function that tells how far something has come, on a terminal, with rate and remaining time; and
 // one that wipes it away. Where people do not watch, both do nothing. Neither is safe for concurrent use.
 func (e *Env) Progress(what string) (tell func(done, total int64), end func()) {
-	if !isTerminal(e.Stderr) {
+	if !e.terminal {
 		return func(int64, int64) {}, func() {}
 	}
 	began, last := time.Now(), time.Time{}

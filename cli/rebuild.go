@@ -17,8 +17,11 @@ func (e *Env) rebuildCommand() *cobra.Command {
 		Long: `Make the store anew from inbox and journal: ledger, states and projections are emptied and folded again, in place.
 
 Nothing is decided again, and nothing can be lost: the store is a cache of the log. What came after the last decision,
-repeated deliveries for example, is handled when the service runs next. It needs the database for itself, so stop the
-service first. A journal that contradicts the store is refused: put a backup back instead.`,
+repeated deliveries for example, is handled when the service runs next. Stop the service first: a file must be this
+command's alone, and on servers nobody may decide before all partitions are folded.
+
+In a file a journal that contradicts the store is refused: put a backup back instead. Where log and store are two, the
+journal counts, and what was decided but never logged is decided anew.`,
 		Example: e.examples("rebuild", "rebuild --db bank.db --json"),
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return e.rebuild(cmd.Context()) },
@@ -40,6 +43,9 @@ func (e *Env) rebuild(ctx context.Context) (err error) {
 	}
 	defer db.CloseInto(&err)
 	var a rebuildAnswer
+	if err := e.alone(ctx, db); err != nil {
+		return err
+	}
 	if a.Before, err = replay.HashStore(ctx, e.machine, db.Store); err != nil {
 		e.Notef("the store as it was cannot be read: %s", err)
 	}
@@ -62,4 +68,13 @@ func (e *Env) rebuild(ctx context.Context) (err error) {
 		return e.Answer(a)
 	}
 	return e.fields("messages", a.Messages, "state hash before", a.Before, "state hash after", a.After, "seconds", fmt.Sprintf("%.3f", a.Seconds))
+}
+
+// alone returns an error if the service runs on the store.
+func (e *Env) alone(ctx context.Context, db *Database) error {
+	l, err := db.held(ctx)
+	if err == nil && l != nil {
+		err = fmt.Errorf("the service runs: the process %s holds partition %d; stop it first (`%s` lists all)", l.Owner, l.Partition, e.hint("leases"))
+	}
+	return err
 }

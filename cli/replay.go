@@ -29,12 +29,18 @@ func (e *Env) replayCommand() *cobra.Command {
 
 With --into the past becomes a database of its own, which answers state, log and all the rest as the original did then.
 It can be read, and goes on living only once it is adopted. A replay that was interrupted goes on if it is run again.
-With --from it begins at a snapshot instead of at the beginning.`,
+With --from it begins at a snapshot instead of at the beginning.
+
+The history may be a log alone, as a Kafka cluster's or an archive's. --into may be a schema of a PostgreSQL database that is
+empty or not there: then every connection takes a role that can write there and nowhere else, made if need be. Without the
+right to make roles the URL's own role must be such a one.`,
 		Example: e.examples(
 			"replay",
 			"replay --to 1995-12-31 --by business --into past.db",
 			"replay --from snapshot.db --json",
 			"replay --from snapshot.db --into past.db",
+			"replay --log kafka://broker:9092 --to inbox:0:1234,inbox:1:870 --into past.db",
+			"replay --into 'postgres://db/bank?schema=past'",
 		),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +54,7 @@ With --from it begins at a snapshot instead of at the beginning.`,
 		},
 	}
 	to.addFlags(cmd, "to", "how far, a `LOCATOR`")
-	cmd.Flags().StringVar(&into, "into", "", "make this `FILE`, which must not be there")
+	cmd.Flags().StringVar(&into, "into", "", "make this `FILE`, which must not be there, or fill this postgres://…?schema=NAME")
 	cmd.Flags().StringVar(&from, "from", "", "begin at this snapshot, a `FILE`")
 	return cmd
 }
@@ -70,7 +76,7 @@ func (e *Env) printReplay(a Replayed) error {
 }
 
 func (e *Env) replayInMemory(ctx context.Context, to *moment, from string) (err error) {
-	db, err := e.OpenReader(ctx, e.DB())
+	db, err := e.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -107,19 +113,31 @@ func (e *Env) Replay(ctx context.Context, db *Database, opt replay.Options) (a R
 }
 
 func (e *Env) replayInto(ctx context.Context, to *moment, into, from string) (err error) {
-	db, err := e.OpenReader(ctx, e.DB())
+	db, err := e.Open(ctx)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	a, err := e.Into(ctx, db, into, from, replay.Options{To: to.at, By: to.clock})
+	k, err := kindOf(into)
+	if err != nil {
+		return err
+	}
+	fill, shown := e.Into, redact(into)
+	switch k {
+	case aPostgres:
+		fill = e.intoScratch
+	case aFile:
+	default:
+		return Usagef("--into %s: want a file, or a schema of a postgres://", shown)
+	}
+	a, err := fill(ctx, db, into, from, replay.Options{To: to.at, By: to.clock})
 	if err != nil {
 		return err
 	}
 	if err := e.printReplay(a); err != nil {
 		return err
 	}
-	e.Notef("%s is a past: every command reads it with --db %s", into, quote(into))
+	e.Notef("%s is a past: every command reads it with --db %s", shown, quote(shown))
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -39,6 +40,7 @@ func TestScripts(t *testing.T) {
 			"damage":   damage,
 			"truncate": truncate,
 			"exec-sql": execSQL,
+			"until":    until,
 		},
 	})
 }
@@ -52,7 +54,10 @@ func shop() int {
 		Service: till.Service(till.Variant{Broken: func() bool { return os.Getenv("BROKEN") != "" }, MaxTake: most}),
 		Short:   "A shop",
 		Commands: func(e *cli.Env) []*cobra.Command {
-			return []*cobra.Command{{Use: "send", RunE: func(cmd *cobra.Command, _ []string) error { return send(cmd.Context(), e) }}}
+			return []*cobra.Command{
+				{Use: "send", RunE: func(cmd *cobra.Command, _ []string) error { return send(cmd.Context(), e) }},
+				{Use: "post", RunE: func(cmd *cobra.Command, _ []string) error { return post(cmd.Context(), e) }},
+			}
 		},
 	}
 	return app.Main(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr, os.Getenv)
@@ -82,6 +87,30 @@ func send(ctx context.Context, e *cli.Env) error {
 		}
 		return lines.Err()
 	})
+}
+
+// post puts the messages of the standard input into the inbox, and waits for nobody.
+func post(ctx context.Context, e *cli.Env) error {
+	db, err := e.OpenWriter(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	eng, err := engine.New(engine.Config{Service: till.Service(till.Variant{}), Log: db.Log, Store: db.Store})
+	if err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(e.Stdin)
+	for lines.Scan() {
+		r, err := parse(lines.Text())
+		if err != nil {
+			return err
+		}
+		if _, err := eng.Client().Send(ctx, r); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
 }
 
 func parse(line string) (r deja.Request, err error) {
@@ -128,6 +157,23 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("exit code %d, want %s", got, args[0])
 	}
 }
+
+// until runs a program until it succeeds and a pattern is found in what it prints.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	pattern, err := regexp.Compile(args[0])
+	ts.Check(err)
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		if out := ts.ReadFile("stdout"); err == nil && pattern.MatchString(out) {
+			return
+		} else if time.Now().After(end) {
+			ts.Fatalf("%s is not found in:\n%s%s%v", pattern, out, ts.ReadFile("stderr"), err)
+		}
+	}
+}
+
+// patience is how long a test waits for another process before it gives up.
+const patience = time.Minute
 
 // hold keeps a database open for writing, as a running service does, until the script ends.
 func hold(ts *testscript.TestScript, _ bool, args []string) {

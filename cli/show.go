@@ -85,17 +85,11 @@ func (e *Env) show(ctx context.Context, db *Database, m step.Message) (*showAnsw
 		CorrelationID: env.CorrelationID, Headers: env.Headers, ContentType: env.ContentType,
 		Payload: payload(env.ContentType, env.Payload),
 	}
-	repeats, err := db.Store.Repeats(ctx, m.Key)
+	repeats, err := db.Reader.Repeats(ctx, m.Key)
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range repeats {
-		if r.Conflict {
-			a.Conflicts = r.Count
-		} else {
-			a.Duplicates = r.Count
-		}
-	}
+	a.Duplicates, a.Conflicts = countsOf(repeats)
 	a.Decision, err = e.decided(ctx, db, m)
 	return a, err
 }
@@ -103,15 +97,15 @@ func (e *Env) show(ctx context.Context, db *Database, m step.Message) (*showAnsw
 // decided finds the decision of a delivery: a conflict's own one, else that of its ledger entry; nil if there is none
 // yet.
 func (e *Env) decided(ctx context.Context, db *Database, m step.Message) (*decisionAnswer, error) {
-	entries, _, err := db.Store.Lookup(ctx, []deja.ID{m.Key})
+	entries, _, err := db.Reader.Lookup(ctx, []deja.ID{m.Key})
 	if err != nil || len(entries) == 0 {
 		return nil, err
 	}
 	var d journal.Entry
 	if m.Hash == entries[0].Hash {
-		d, err = e.numbered(ctx, db, entries[0].N)
+		d, err = db.Source.Decision(ctx, entries[0].Partition, entries[0].N)
 	} else {
-		d, err = e.conflictAt(ctx, db, m.Env.Position.Offset, entries[0].N)
+		d, err = e.conflictAt(ctx, db, m.Env.Position)
 	}
 	if err != nil || d.Record == nil {
 		return nil, err
@@ -119,15 +113,17 @@ func (e *Env) decided(ctx context.Context, db *Database, m step.Message) (*decis
 	return e.answer(&d, m.Env.Position), nil
 }
 
-// conflictAt returns the decision of the conflicting delivery at an inbox offset, which comes after decision n; the
-// zero Entry where there is none yet.
-func (e *Env) conflictAt(ctx context.Context, db *Database, offset, n int64) (journal.Entry, error) {
-	for d, err := range e.decisions(ctx, db, n, everything) {
+// conflictAt returns the decision of the conflicting delivery at a position; the zero Entry where there is none yet.
+func (e *Env) conflictAt(ctx context.Context, db *Database, at deja.Position) (journal.Entry, error) {
+	for d, err := range db.Source.Decisions(ctx, at.Partition, 1) {
 		if err != nil {
 			return journal.Entry{}, err
 		}
-		if d.Decided.Status == deja.Conflicted && d.Cause.Position.Offset == offset {
+		if d.Decided.Status == deja.Conflicted && d.Cause.Position == at {
 			return *d, nil
+		}
+		if d.Covers > at.Offset {
+			break
 		}
 	}
 	return journal.Entry{}, nil
@@ -140,7 +136,7 @@ func (e *Env) answer(d *journal.Entry, at deja.Position) *decisionAnswer {
 		Act: d.Act, Build: d.Build, Fold: d.Fold, Chain: fmt.Sprintf("%x", d.Chain), Duplicate: d.Cause.Position != at,
 	}
 	if d.Decided.Status == deja.Conflicted {
-		a.First = e.inbox(d.First).String()
+		a.First = e.inbox(d.FirstIn, d.First).String()
 	}
 	return a
 }

@@ -78,13 +78,16 @@ func (e *Env) completeKeys(cmd *cobra.Command, args []string, typed string) ([]s
 	if len(args) > 0 || e.compile() != nil {
 		return nil, directive
 	}
-	db, err := e.OpenReader(cmd.Context(), e.DB())
+	db, err := e.Open(cmd.Context())
 	if err != nil {
 		return nil, directive
 	}
 	defer db.CloseInto(&err)
+	if db.Store == nil { // it would have to be folded for each key pressed
+		return nil, directive
+	}
 	aggregate, key, _ := strings.Cut(typed, "/")
-	rows, err := db.Store.States(cmd.Context(), deja.Stream{Aggregate: aggregate, Key: key}, 100)
+	rows, err := db.Reader.States(cmd.Context(), deja.Stream{Aggregate: aggregate, Key: key}, 100)
 	if err != nil {
 		return nil, directive
 	}

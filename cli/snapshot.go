@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -33,6 +32,9 @@ whose states have another hash, or whose last decision is not the history's.`,
 			if into == "" {
 				return Usagef("--into FILE is missing: the snapshot's file")
 			}
+			if k, err := kindOf(into); err != nil || k != aFile {
+				return Usagef("--into %s: a snapshot is a file", redact(into))
+			}
 			return e.replayInto(cmd.Context(), &at, into, "")
 		},
 	}
@@ -59,11 +61,10 @@ func notedHash(path string) (h replay.Hash, err error) {
 	if err != nil {
 		return h, fmt.Errorf("%w: the hash of its states is not beside it: %w", replay.ErrSnapshot, err)
 	}
-	b, err := hex.DecodeString(strings.TrimSpace(string(data)))
-	if err != nil || len(b) != len(h) {
-		return h, fmt.Errorf("%w: %s holds no hash", replay.ErrSnapshot, path+hashSuffix)
+	if err := h.UnmarshalText([]byte(strings.TrimSpace(string(data)))); err != nil {
+		return h, fmt.Errorf("%w: %s: %w", replay.ErrSnapshot, path+hashSuffix, err)
 	}
-	return replay.Hash(b), nil
+	return h, nil
 }
 
 // openSnapshot opens a snapshot to begin at.

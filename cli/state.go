@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,8 +21,8 @@ func (e *Env) stateCommand() *cobra.Command {
 		Short: "Show the state of a key, now or at any moment",
 		Long: `Show the state of a key, now or at any moment of its past.
 
-A KEY that ends with * stands for all keys that begin so. Without --at the answer is what the store has; with it, the
-decisions up to that moment are folded.`,
+A KEY that ends with * stands for all keys that begin so. Without --at the answer is what the store has; with it, or where
+there is no store, the decisions up to that moment are folded.`,
 		Example: e.examples(
 			"state "+e.exampleKey("576"),
 			"state "+e.exampleKey("576")+" --at 1993-06-30 --by business",
@@ -64,7 +65,7 @@ func (e *Env) state(ctx context.Context, text string, at *moment) (err error) {
 	if err != nil {
 		return err
 	}
-	db, err := e.OpenReader(ctx, e.DB())
+	db, err := e.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -110,23 +111,32 @@ func (e *Env) fold(ctx context.Context, db *Database, at *moment, match func(dej
 
 // current reports whether the store may answer for the present, and says so if not.
 func (e *Env) current(ctx context.Context, db *Database) (bool, error) {
+	if db.Store == nil {
+		e.Notef("note: there is no store here: this is what the journal gives")
+		return false, nil
+	}
 	beyond, err := db.Source.Beyond(ctx)
 	if err != nil {
 		return false, err
 	}
-	at, err := db.Store.Progress(ctx, partition)
+	at, err := db.progress(ctx)
 	switch {
 	case err != nil:
 		return false, err
 	case beyond > 0:
 		e.Notef("the store is %s behind its journal, as it is when a rebuild was cut short: this comes from the journal; `%s`, or the service when it runs, makes the store whole",
 			plural(beyond, "decision"), e.hint("rebuild"))
-	case at.N > 0 && at.Fold != e.machine.FoldVersion():
+	case e.foldedElsewhere(at):
 		e.Notef("the store was folded by another fold version: this comes from the journal; the service folds the store anew when it runs")
 	default:
 		return true, nil
 	}
 	return false, nil
+}
+
+// foldedElsewhere reports whether a part of a store was folded by another fold version.
+func (e *Env) foldedElsewhere(at []driver.Progress) bool {
+	return slices.ContainsFunc(at, func(p driver.Progress) bool { return p.N > 0 && p.Fold != e.machine.FoldVersion() })
 }
 
 // storedState answers with what the store has.

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/wire"
 	"github.com/dejalog/deja/replay"
@@ -23,7 +22,7 @@ func (e *Env) statsCommand() *cobra.Command {
 		Example: e.examples("stats", "stats --json"),
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			db, err := e.OpenReader(cmd.Context(), e.DB())
+			db, err := e.Open(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -47,11 +46,11 @@ type statsAnswer struct {
 	Duplicates  int64            `json:"duplicates"`
 	Keys        int64            `json:"keys"`
 	Parked      int64            `json:"parked"`
-	Bytes       int64            `json:"bytes"`
-	PerMessage  int64            `json:"bytes_per_message"`
+	Bytes       int64            `json:"bytes,omitempty"` // of a file or an archive
+	PerMessage  int64            `json:"bytes_per_message,omitempty"`
 	First       time.Time        `json:"first,omitzero"`
 	Last        time.Time        `json:"last,omitzero"`
-	Position    deja.Position    `json:"position"` // all up to it is decided
+	Position    string           `json:"position"` // all up to it is decided; of several partitions each one's
 	Lag         int64            `json:"lag"`      // messages that are not
 	Incarnation int64            `json:"incarnation"`
 	FoldCurrent bool             `json:"fold_current"`
@@ -60,38 +59,45 @@ type statsAnswer struct {
 
 func (e *Env) stats(ctx context.Context, db *Database) (*statsAnswer, error) {
 	a := &statsAnswer{Decisions: map[string]int64{}, Builds: map[string]int64{}}
-	at, err := db.Store.Progress(ctx, partition)
+	at, err := db.progress(ctx)
 	if err != nil {
 		return nil, err
 	}
-	first, end, err := db.Log.Bounds(ctx, wire.Inbox(e.app.Service.Name), partition)
-	if err != nil {
-		return nil, err
-	}
-	a.Messages, a.Lag, a.Incarnation = end-first, end-at.Position, at.Incarnation.Number
-	a.FoldCurrent = at.N == 0 || at.Fold == e.machine.FoldVersion()
-	if at.Position > 0 {
-		a.Position = deja.Position{Topic: wire.Inbox(e.app.Service.Name), Partition: partition, Offset: at.Position - 1}
-	}
-	var handled int64 // deliveries that have a decision of their own
 	if _, err := e.current(ctx, db); err != nil {
 		return nil, err
 	}
-	for d, err := range e.decisions(ctx, db, 1, at.N) {
+	a.FoldCurrent = db.Store == nil || !e.foldedElsewhere(at)
+	of := make([]extent, len(at))
+	var positions []string
+	for p, now := range at {
+		first, end, err := db.Log.Bounds(ctx, wire.Inbox(e.app.Service.Name), int32(p))
+		if err != nil {
+			return nil, err
+		}
+		a.Messages += end - first
+		a.Lag += max(end-max(now.Position, first), 0)
+		a.Duplicates += max(now.Position-first, 0) // less those that have a decision of their own, below
+		a.Incarnation = max(a.Incarnation, now.Incarnation.Number)
+		if now.Position > 0 {
+			positions = append(positions, e.inbox(int32(p), now.Position-1).String())
+		}
+		of[p] = extent{1, now.N}
+	}
+	a.Position = strings.Join(positions, ",")
+	for d, err := range db.decisions(ctx, of) {
 		if err != nil {
 			return nil, err
 		}
 		a.Decisions[d.Decided.Status.String()]++
 		a.Builds[d.Build]++
 		if d.Act.IsZero() {
-			handled++
+			a.Duplicates--
 		}
 		if a.First.IsZero() {
 			a.First = d.Time
 		}
 		a.Last = d.Time
 	}
-	a.Duplicates = at.Position - first - handled
 	if err := eachParked(ctx, db, func(driver.Parked) error { a.Parked++; return nil }); err != nil {
 		return nil, err
 	}
@@ -100,13 +106,15 @@ func (e *Env) stats(ctx context.Context, db *Database) (*statsAnswer, error) {
 
 // measure counts keys and bytes.
 func (e *Env) measure(ctx context.Context, db *Database, a *statsAnswer) (err error) {
-	if a.Bytes, err = db.file.Size(ctx); err != nil {
-		return err
+	if db.size != nil {
+		if a.Bytes, err = db.size(ctx); err != nil {
+			return err
+		}
 	}
 	if a.Messages > 0 {
 		a.PerMessage = a.Bytes / a.Messages
 	}
-	return replay.EachState(ctx, db.Store, func(row driver.State) error {
+	return replay.EachState(ctx, db.Reader, func(row driver.State) error {
 		if row.Version > 0 {
 			a.Keys++
 		}
@@ -119,9 +127,13 @@ func (e *Env) printStats(a *statsAnswer) error {
 	if !a.FoldCurrent {
 		fold = "another one: the store is folded again when this build runs"
 	}
+	bytes := ""
+	if a.Bytes > 0 {
+		bytes = fmt.Sprintf("%d, %d a message", a.Bytes, a.PerMessage)
+	}
 	return e.fields("messages", a.Messages, "decisions", counts(a.Decisions), "duplicates", a.Duplicates, "keys", a.Keys,
-		"parked", a.Parked, "bytes", fmt.Sprintf("%d, %d a message", a.Bytes, a.PerMessage),
-		"first decision", stamp(a.First), "last decision", stamp(a.Last), "position", a.Position,
+		"parked", a.Parked, "bytes", bytes,
+		"first decision", stamp(a.First), "last decision", stamp(a.Last), "position", strings.ReplaceAll(a.Position, ",", "\n"),
 		"lag", plural(a.Lag, "message"), "incarnation", a.Incarnation, "fold version", fold, "builds", counts(a.Builds))
 }
 

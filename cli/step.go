@@ -48,12 +48,12 @@ type stepAnswer struct {
 }
 
 func (e *Env) step(ctx context.Context, s deja.Stream, at *moment) (err error) {
-	db, err := e.OpenReader(ctx, e.DB())
+	db, err := e.Open(ctx)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	last, version := int64(everything), int64(everything)
+	of, version := db.all(), int64(everything)
 	if at.text != "" {
 		past, err := e.fold(ctx, db, at, func(other deja.Stream) bool { return other == s })
 		if err != nil {
@@ -63,9 +63,9 @@ func (e *Env) step(ctx context.Context, s deja.Stream, at *moment) (err error) {
 		if err != nil {
 			return err
 		}
-		last, version = past.Cut.Points[partition].N, k.Version
+		of, version = upTo(past.Cut), k.Version
 	}
-	steps, err := e.steps(ctx, db, s, last, version)
+	steps, err := e.steps(ctx, db, s, of, version)
 	if err != nil {
 		return err
 	}
@@ -82,14 +82,14 @@ func (e *Env) step(ctx context.Context, s deja.Stream, at *moment) (err error) {
 	return e.printSteps(steps)
 }
 
-// steps folds the decisions of a stream, up to a decision and a version.
-func (e *Env) steps(ctx context.Context, db *Database, s deja.Stream, last, version int64) ([]stepAnswer, error) {
+// steps folds the decisions of a stream among some, up to a version.
+func (e *Env) steps(ctx context.Context, db *Database, s deja.Stream, of []extent, version int64) ([]stepAnswer, error) {
 	st, err := e.machine.NewState(s)
 	if err != nil {
 		return nil, err
 	}
 	var steps []stepAnswer
-	for d, err := range e.decisions(ctx, db, 1, last) {
+	for d, err := range db.decisions(ctx, of) {
 		if err != nil {
 			return nil, err
 		}

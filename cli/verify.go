@@ -86,7 +86,7 @@ type verifyAnswer struct {
 
 // verifyHere verifies in this process, and prints a verdict.
 func (e *Env) verifyHere(ctx context.Context) (err error) {
-	db, err := e.OpenReader(ctx, e.DB())
+	db, err := e.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (e *Env) verifyHere(ctx context.Context) (err error) {
 }
 
 func (e *Env) verify(ctx context.Context, procs []int) (err error) {
-	db, err := e.OpenReader(ctx, e.DB())
+	db, err := e.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -121,13 +121,16 @@ func (e *Env) verify(ctx context.Context, procs []int) (err error) {
 	if beyond > 0 {
 		return Nof("the store is %s behind its journal, as it is when a rebuild was cut short; `%s` makes it whole", plural(beyond, "decision"), e.hint("rebuild"))
 	}
-	hash, n, err := e.hashAt(ctx, db)
-	if err != nil {
+	var hash replay.Hash
+	var n int64
+	if db.Store == nil {
+		e.Notef("note: there is no store here: the record is compared with itself only, and its last decision has no witness")
+	} else if hash, n, err = e.hashAt(ctx, db); err != nil {
 		return err
 	}
 	a.StateHash = hash
 	for _, p := range procs {
-		v, err := e.child(ctx, p)
+		v, err := e.child(ctx, db, p)
 		if err != nil {
 			return fmt.Errorf("verify under GOMAXPROCS %d: %w", p, err)
 		}
@@ -138,6 +141,10 @@ func (e *Env) verify(ctx context.Context, procs []int) (err error) {
 			break
 		}
 		switch {
+		case db.Store == nil:
+			if err := a.StateHash.UnmarshalText([]byte(v.StateHash)); err != nil {
+				return err
+			}
 		case v.Messages != n:
 			e.Notef("the service went on meanwhile: the store's hash is at decision %d, the verdict at %d; they are not compared", n, v.Messages)
 		case v.StateHash != hash.String():
@@ -150,33 +157,38 @@ func (e *Env) verify(ctx context.Context, procs []int) (err error) {
 
 // hashAt returns the hash of the store, and the decision it is of: the store must stand still meanwhile.
 func (e *Env) hashAt(ctx context.Context, db *Database) (hash replay.Hash, n int64, err error) {
-	before, err := db.Store.Progress(ctx, partition)
+	before, err := db.progress(ctx)
 	if err != nil {
 		return hash, 0, err
 	}
-	if before.N > 0 && before.Fold != e.machine.FoldVersion() {
+	if e.foldedElsewhere(before) {
 		e.Notef("the store was folded by another build, with another fold version: its hash may differ until this build has run on it")
 	}
 	if hash, err = replay.HashStore(ctx, e.machine, db.Store); err != nil {
 		return hash, 0, err
 	}
-	after, err := db.Store.Progress(ctx, partition)
-	if after.N != before.N {
-		return hash, -1, err
+	after, err := db.progress(ctx)
+	if err != nil {
+		return hash, 0, err
 	}
-	return hash, before.N, err
+	for p := range before {
+		if n += before[p].N; after[p].N != before[p].N {
+			return hash, -1, nil
+		}
+	}
+	return hash, n, nil
 }
 
 // child verifies in a process of its own.
-func (e *Env) child(ctx context.Context, procs int) (v verdict, err error) {
+func (e *Env) child(ctx context.Context, db *Database, procs int) (v verdict, err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return v, err
 	}
 	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, exe, "verify", "--child", "--db", e.DB())
+	cmd := exec.CommandContext(ctx, exe, "verify", "--child")
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(procs))
+	cmd.Env = append(append(os.Environ(), db.at.environment()...), "GOMAXPROCS="+strconv.Itoa(procs))
 	cmd.Stdout, cmd.Stderr = &out, e.Stderr
 	if err := cmd.Run(); err != nil {
 		return v, err
@@ -236,5 +248,5 @@ func (e *Env) printVerdict(a *verifyAnswer) error {
 		runs += fmt.Sprintf("GOMAXPROCS %d: %d judged, %d not, states %s\n", r.Procs, r.Judged, r.NotJudged, cmp.Or(r.StateHash, "different"))
 	}
 	return e.fields("result", result, "messages", a.Messages, "judged", a.Judged, "not judged", a.NotJudged,
-		"store's hash", a.StateHash, "runs", runs[:max(len(runs)-1, 0)], "seconds", fmt.Sprintf("%.1f", a.Seconds))
+		"state hash", a.StateHash, "runs", runs[:max(len(runs)-1, 0)], "seconds", fmt.Sprintf("%.1f", a.Seconds))
 }

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/dejalog/deja/driver"
 )
@@ -38,16 +40,21 @@ func (f *faults) list() []string {
 	return texts
 }
 
-// keep does something that never ends, again and again until ctx ends: after an error with growing pauses.
+// keep does something that never ends, again and again until ctx ends: after an error with growing pauses. What it does
+// says when it is well: it got something done, or there is nothing to do.
 func (e *Engine) keep(ctx context.Context, name string, do func(ctx context.Context, well func()) error) {
 	pause := firstPause
 	for ctx.Err() == nil {
+		var well atomic.Bool
 		err := do(ctx, func() {
-			pause = firstPause
+			well.Store(true)
 			e.faults.set(name, nil)
 		})
 		if ctx.Err() != nil {
 			break
+		}
+		if well.Load() {
+			pause = firstPause
 		}
 		e.faults.set(name, err)
 		e.logger.WarnContext(ctx, "a fault stopped the work beside the partitions; trying again", "work", name, "error", err)
@@ -78,8 +85,9 @@ func (p *partition) beside(ctx context.Context) {
 func (p *partition) forward(ctx context.Context, box driver.Outbox) {
 	p.e.keep(ctx, "outbox", func(ctx context.Context, well func()) error {
 		for {
+			waits := time.AfterFunc(longestPause, well) // for something to do
 			out, err := box.Outgoing(ctx, batchSize)
-			if err != nil {
+			if waits.Stop(); err != nil {
 				return err
 			}
 			if err := p.e.send(ctx, out); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -49,7 +50,7 @@ func (c *client) do(ctx context.Context, env *deja.Envelope) (deja.Outcome, erro
 	// First it waits, and then it looks and sends: what is not in the ledger yet will be told.
 	w, err := p.tail.wait(ctx, m.key)
 	if err != nil {
-		return deja.Outcome{}, err
+		return deja.Outcome{}, cmp.Or(p.haltedBy(), err)
 	}
 	defer p.tail.leave(w)
 	// The first outcome of a known message is the answer, whatever else waits to be handled. The delivery is
@@ -72,32 +73,48 @@ func (c *client) do(ctx context.Context, env *deja.Envelope) (deja.Outcome, erro
 	return a.Outcome()
 }
 
+// lookAgain is how often one that waits asks the ledger: were its message a duplicate of one that the ledger did not
+// know yet, as while the store is made anew, nothing would be logged of it.
+const lookAgain = 2 * time.Second
+
 // answer waits for the decision that answers a message: its own, or that of the first delivery.
 func (c *client) answer(ctx context.Context, p *partition, w *waiter, m outgoing, at deja.Position) (request.Answer, error) {
+	again := time.NewTicker(lookAgain)
+	defer again.Stop()
 	for {
 		p.tail.mu.Lock()
 		records, err := w.records, w.err
 		w.records = nil
 		p.tail.mu.Unlock()
 		for _, r := range records {
-			own := r.Cause.Position.Offset == at.Offset
 			switch {
-			case own:
+			case r.Cause.Position.Offset == at.Offset:
 				return request.Decided(r), nil
 			case r.Decided.Status != deja.Conflicted && r.Hash == m.hash:
 				return request.Answer{Record: r, Duplicate: true}, nil
 			}
 		}
-		if err := cmp.Or(p.haltedBy(), err); err != nil {
+		if err := p.haltedBy(); err != nil {
 			return request.Answer{}, err
+		}
+		if err != nil {
+			return request.Answer{}, pending(err)
 		}
 		select {
 		case <-w.told:
+		case <-again.C:
+			first, known, err := c.known(ctx, m)
+			if err == nil && known { // a fault is no answer: what is to be told comes from the journal all the same
+				first.Duplicate = first.Record.Cause.Position != at
+				return first, nil
+			}
 		case <-ctx.Done():
-			return request.Answer{}, fmt.Errorf("%w (%w)", deja.ErrPending, ctx.Err())
+			return request.Answer{}, pending(ctx.Err())
 		}
 	}
 }
+
+func pending(why error) error { return fmt.Errorf("%w (%w)", deja.ErrPending, why) }
 
 // Send implements [deja.Client].
 func (c *client) Send(ctx context.Context, rs ...deja.Request) ([]deja.ID, error) {

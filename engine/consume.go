@@ -2,12 +2,16 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -22,9 +26,9 @@ import (
 type Consume struct {
 	Topic string
 
-	// Map makes requests of a record; none: it is passed over. Of each the ID should be left zero, to be derived. An error
-	// stops the reading of the record's partition, which is tried again and shown by Health: nothing is skipped that was
-	// not understood. Map must be pure.
+	// Map makes requests of a record; none: it is passed over. Of each the ID should be left zero, to be derived. An error,
+	// a panic or a request that is not valid stops the reading of the record's partition, which is tried again and shown by
+	// Health: nothing is skipped that was not understood. Map must be pure.
 	Map func(f *Foreign) ([]deja.Request, error)
 }
 
@@ -35,7 +39,7 @@ func (c Consume) check() error {
 	return nil
 }
 
-// consume reads the partitions of a foreign topic that fall to this partition of the inbox.
+// consume reads the partitions of a foreign topic that fall to this partition of the inbox, each by itself.
 func (p *partition) consume(ctx context.Context, c Consume) {
 	p.e.keep(ctx, fmt.Sprintf("consume %s beside partition %d", c.Topic, p.number), func(ctx context.Context, well func()) error {
 		ps, err := p.e.partitions(ctx)
@@ -46,30 +50,23 @@ func (p *partition) consume(ctx context.Context, c Consume) {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		ended := make(chan error)
-		readers := 0
+		well()
+		var all sync.WaitGroup
 		for n := p.number; n < t.Partitions; n += int32(len(ps)) {
-			readers++
-			go func() {
-				err := p.consumePartition(ctx, c, t, n, well)
-				cancel(err)
-				ended <- err
-			}()
+			all.Go(func() {
+				p.e.keep(ctx, fmt.Sprintf("consume %s/%d", c.Topic, n), func(ctx context.Context, well func()) error {
+					return p.consumePartition(ctx, c, t, n, well)
+				})
+			})
 		}
-		if readers == 0 {
-			<-ctx.Done()
-			return ctx.Err()
-		}
-		for range readers {
-			<-ended
-		}
-		return context.Cause(ctx)
+		all.Wait()
+		<-ctx.Done()
+		return ctx.Err()
 	})
 }
 
-// consumePartition reads one partition of a foreign topic. The cursor moves on when the inbox has acknowledged.
+// consumePartition reads one partition of a foreign topic, at first from the oldest record that is still there. The
+// cursor moves on when the inbox has acknowledged.
 func (p *partition) consumePartition(ctx context.Context, c Consume, t driver.Topic, number int32, well func()) error {
 	cursors := p.e.log.(driver.Cursors)
 	reader := p.e.machine.Name() + ".consume"
@@ -77,6 +74,16 @@ func (p *partition) consumePartition(ctx context.Context, c Consume, t driver.To
 	var err error
 	if at.Offset, err = cursors.Cursor(ctx, reader, c.Topic, number); err != nil {
 		return err
+	}
+	first, end, err := p.e.log.Bounds(ctx, c.Topic, number)
+	if err != nil {
+		return fmt.Errorf("bounds of %s: %w", at, err)
+	}
+	if at.Offset == 0 {
+		at.Offset = first
+	}
+	if at.Offset == end {
+		well()
 	}
 	for {
 		recs, err := p.e.log.Fetch(ctx, at, batchSize)
@@ -118,17 +125,20 @@ func (e *Engine) consumed(c Consume, t driver.Topic, rec *driver.Record) ([]deja
 	if f.ID != "" {
 		scope, name = "deja/cloudevent/"+f.Source, f.ID
 	}
+	rs = slices.Clone(rs) // what Map returned may be kept, and shared, by it
 	for i := range rs {
-		if rs[i].ID.IsZero() {
-			rs[i].ID = deja.DeriveID(fmt.Sprintf("%s\x00%s\x00%d", scope, e.machine.Name(), i), name)
+		r := &rs[i]
+		if r.ID.IsZero() {
+			r.ID = deja.DeriveID(fmt.Sprintf("%s\x00%s\x00%d", scope, e.machine.Name(), i), name)
 		}
+		headers := map[string]string{}
 		for _, h := range wire.TraceHeaders {
-			if v, ok := f.Headers[h]; ok && rs[i].Headers[h] == "" {
-				if rs[i].Headers == nil {
-					rs[i].Headers = map[string]string{}
-				}
-				rs[i].Headers[h] = v
+			if v, ok := f.Headers[h]; ok {
+				headers[h] = v
 			}
+		}
+		if maps.Copy(headers, r.Headers); len(headers) > 0 {
+			r.Headers = headers
 		}
 	}
 	return rs, nil
@@ -157,7 +167,7 @@ func foreign(topic string, rec *driver.Record) (*Foreign, error) {
 		f.Headers[h.Name] = string(h.Value)
 	}
 	f.ContentType = f.Headers["content-type"]
-	if strings.HasPrefix(f.ContentType, structured) {
+	if strings.HasPrefix(strings.ToLower(f.ContentType), structured) {
 		return f, f.structured(rec.Value)
 	}
 	if f.Headers["ce_specversion"] != "" {
@@ -176,14 +186,19 @@ func (f *Foreign) structured(value []byte) error {
 	if err := json.Unmarshal(value, &ce); err != nil {
 		return fmt.Errorf("a structured CloudEvent that is no JSON: %w", err)
 	}
-	f.ID, f.Source, f.Type, f.Subject, f.ContentType = ce.ID, ce.Source, ce.Type, ce.Subject, ce.DataContentType
+	f.ID, f.Source, f.Type, f.Subject = ce.ID, ce.Source, ce.Type, ce.Subject
+	f.ContentType = cmp.Or(ce.DataContentType, "application/json")
 	f.Data = bytes.Clone(ce.Data)
-	if ce.Base64 != "" {
+	var text string
+	switch {
+	case ce.Base64 != "":
 		data, err := base64.StdEncoding.DecodeString(ce.Base64)
 		if err != nil {
 			return fmt.Errorf("data_base64: %w", err)
 		}
 		f.Data = data
+	case !strings.Contains(strings.ToLower(f.ContentType), "json") && json.Unmarshal(ce.Data, &text) == nil:
+		f.Data = []byte(text) // the JSON string stands for it
 	}
 	return f.complete()
 }

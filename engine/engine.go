@@ -88,10 +88,15 @@ func (cfg *Config) check() error {
 		errs = append(errs, fmt.Errorf("group %q: this log has no consumer groups; leave Group empty, and the store's leases share the partitions", cfg.Group))
 	}
 	if _, ok := cfg.Log.(driver.Cursors); (cfg.Publish != "" || len(cfg.Consume) > 0) && !ok && cfg.Log != nil {
-		errs = append(errs, errors.New("Publish and Consume need a log that keeps cursors"))
+		errs = append(errs, errors.New("this log keeps no cursors, which Publish and Consume need"))
 	}
+	seen := map[string]bool{}
 	for _, c := range cfg.Consume {
 		errs = append(errs, c.check())
+		if seen[c.Topic] {
+			errs = append(errs, fmt.Errorf("consume %q: it is there twice, and has one cursor; let one Map make the requests of both", c.Topic))
+		}
+		seen[c.Topic] = true
 	}
 	return errors.Join(errs...)
 }
@@ -140,7 +145,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.mu.Unlock()
 	r := &run{
 		e: e, ps: ps, member: driver.Member{ID: id, Fold: e.machine.FoldVersion()},
-		logger: e.logger.With("member", id), ended: make(chan *job, len(ps)), jobs: map[*partition]*job{}, halted: map[*partition]error{},
+		logger: e.logger.With("member", id), ended: make(chan *job, len(ps)), jobs: map[*partition]*job{},
+		halted: map[*partition]error{}, lost: map[*partition]bool{},
 	}
 	err = r.run(ctx)
 	for _, p := range ps {

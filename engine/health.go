@@ -34,10 +34,10 @@ func (h Health) OK() bool {
 type PartitionHealth struct {
 	Partition int32 `json:"partition"`
 
-	// State is "idle" (all is handled), "working", "stalled" (there is something to do, and the position has not moved for
-	// ten seconds), "taking" (being taken over), "waiting" (for other partitions, after the store was made anew),
-	// "fenced" (it was lost, or a fault stopped it; it is taken over again), "halted" (it needs an operator: see Error), or
-	// "elsewhere" (not this process's).
+	// State is "idle" (all is handled), "working", "stalled" (for ten seconds there was something to handle or to log, and
+	// nothing was: Error says why, if a fault is the reason), "taking" (being taken over), "waiting" (for other partitions,
+	// after the store was made anew), "fenced" (it was lost, or a fault stopped it; it is taken over again), "halted" (it
+	// needs an operator: see Error), or "elsewhere" (not this process's).
 	State string `json:"state"`
 
 	Position int64         `json:"position"` // the next inbox offset to handle
@@ -73,7 +73,7 @@ type status struct {
 	err              error
 	position, logged int64
 	n                int64
-	moved            time.Time // when the position last moved, or something to do arrived
+	moved            time.Time // when something was last handled or logged, or the first thing to do arrived
 }
 
 // note says what the partition does, and why if something went wrong. A halted one wakes those who wait.
@@ -85,17 +85,27 @@ func (p *partition) note(s state, err error) {
 	}
 	p.mu.Unlock()
 	if s == halted {
-		p.tail.fail(err)
+		p.tail.halt(err)
 	}
+}
+
+// turn says what the partition does next. What went wrong before stays known until there is progress.
+func (p *partition) turn(s state) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status.state = s
 }
 
 // takenOver says that the partition is this process's.
 func (p *partition) takenOver(w *step.Worker) {
-	p.note(working, nil)
-	p.moved(w)
 	p.mu.Lock()
+	if p.status.state == waiting { // nothing moved meanwhile, as was meant
+		p.status.moved = time.Now()
+	}
+	p.status.state = working
 	p.open()
 	p.mu.Unlock()
+	p.moved(w)
 }
 
 // moved notes how far the partition was handled and logged.
@@ -103,8 +113,8 @@ func (p *partition) moved(w *step.Worker) {
 	at, released := w.Progress(), w.Released()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if at.Position != p.status.position {
-		p.status.moved = time.Now()
+	if at.Position != p.status.position || released != p.status.logged {
+		p.status.moved, p.status.err = time.Now(), nil
 	}
 	p.status.position, p.status.n, p.status.logged = at.Position, at.N, released
 }
@@ -174,24 +184,42 @@ func (p *partition) health(ctx context.Context, leases []driver.Lease) (Partitio
 		h.Logged = h.N
 	}
 	h.End, h.Lag = end, max(end-h.Position, 0)
+	due := now.logged < now.n
 	if h.Lag > 0 {
 		at.Offset = h.Position
-		if recs, err := p.e.log.Fetch(ctx, at, 1); err == nil {
-			h.Age = max(time.Since(recs[0].Time), 0)
-		}
+		var known bool
+		h.Age, known = p.age(ctx, at)
+		due = due || !known || h.Age > stalledAfter
 	}
 	switch {
+	case due && now.tries() && time.Since(now.moved) > stalledAfter:
+		h.State = string(stalled)
 	case now.state == working && h.Lag == 0:
 		h.State = string(idle)
-	case now.state == working && time.Since(now.moved) > stalledAfter:
-		h.State = string(stalled)
 	case now.state == "":
 		h.State = string(elsewhere)
 	default:
 		h.State = string(now.state)
 	}
-	if now.err != nil {
+	if now.err != nil && h.State != string(idle) {
 		h.Error = now.err.Error()
 	}
 	return h, nil
+}
+
+// tries reports whether the partition is being handled: where nothing moves then, something is wrong. A first take-over
+// may have a long journal to read.
+func (s *status) tries() bool {
+	return s.state == working || s.state == fenced || s.state == taking && s.err != nil
+}
+
+// age returns how long the message at a position has been waiting, if it can be read at once.
+func (p *partition) age(ctx context.Context, at deja.Position) (time.Duration, bool) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second) // it would wait where a log ends with records that are none
+	defer cancel()
+	recs, err := p.e.log.Fetch(ctx, at, 1)
+	if err != nil {
+		return 0, false
+	}
+	return max(time.Since(recs[0].Time), 0), true
 }

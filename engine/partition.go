@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 )
 
 const (
-	batchSize    = 2000 // messages a transaction
+	batchSize    = 1000 // messages a transaction
 	firstPause   = 10 * time.Millisecond
 	longestPause = 5 * time.Second
 	maxAhead     = 10 * time.Minute // how far an append time may be ahead of our clock
@@ -32,8 +33,13 @@ const (
 // everything after them too. Set the clock of the log or of this machine right, and run again.
 var ErrClock = errors.New("a message's append time is more than ten minutes ahead of this machine's clock")
 
-// errStopped is what Do answers when the engine stops before the message is settled.
-var errStopped = fmt.Errorf("%w (the engine was stopped)", deja.ErrPending)
+var (
+	// errStopped ends the waits of those whose message was not settled when the engine stopped.
+	errStopped = errors.New("the engine was stopped")
+
+	// errLost says that another process took a partition over, which is its own then.
+	errLost = errors.New("another process has taken the partition over")
+)
 
 // partition runs the steps of one partition, and holds those who wait for them.
 type partition struct {
@@ -44,7 +50,9 @@ type partition struct {
 
 	mu     sync.Mutex
 	status status
-	taken  chan struct{} // closed once the partition was taken over in this run, or is another's, or the run has ended
+	epoch  int64                   // of the lease that it is being handled under; 0 while it is not
+	fence  context.CancelCauseFunc // ends that
+	taken  chan struct{}           // closed once the partition was taken over in this run, or is another's, or the run has ended
 }
 
 func newPartition(e *Engine, number int32) *partition {
@@ -54,7 +62,8 @@ func newPartition(e *Engine, number int32) *partition {
 }
 
 // run takes the partition over and handles its messages until ctx ends, and gives it back then; or until it halts, and
-// returns why. A partition that has halted is kept: nobody else would fare better.
+// returns why; or until another process has it, and returns errLost: to take it back would go on for ever, as the other
+// one would do the same. A partition that has halted is kept: nobody else would fare better.
 func (p *partition) run(ctx context.Context, member deja.ID) error {
 	p.begin()
 	pause := firstPause
@@ -73,7 +82,12 @@ func (p *partition) run(ctx context.Context, member deja.ID) error {
 		if ctx.Err() != nil {
 			p.giveBack(w)
 			p.note(elsewhere, nil)
-			return nil
+			return nil //nolint:nilerr // it was stopped, which is no fault
+		}
+		if w != nil && w.Lease().Epoch > 0 && p.lost(ctx, member) { // which may be why it failed, whatever the error says
+			p.logger.InfoContext(ctx, "another process has taken the partition over", "error", err)
+			p.note(elsewhere, nil)
+			return errLost
 		}
 		if err = step.Halt(err); errors.Is(err, deja.ErrHalted) {
 			p.logger.ErrorContext(ctx, "partition halted", "error", err)
@@ -85,6 +99,17 @@ func (p *partition) run(ctx context.Context, member deja.ID) error {
 		sleep(ctx, pause/2+rand.N(pause/2+1)) // jitter, so that workers that failed together do not come back together
 		pause = min(2*pause, longestPause)
 	}
+}
+
+// lost reports whether another process holds the partition, and is alive.
+func (p *partition) lost(ctx context.Context, member deja.ID) bool {
+	if _, ok := p.e.store.(driver.Shared); !ok {
+		return false
+	}
+	leases, err := p.e.store.Leases(ctx)
+	return err == nil && slices.ContainsFunc(leases, func(l driver.Lease) bool {
+		return l.Partition == p.number && l.Held && l.Owner != member
+	})
 }
 
 // giveBack releases the lease, if there is one.
@@ -106,7 +131,7 @@ func (p *partition) giveBack(w *step.Worker) {
 // finished first, if it can be within the grace period.
 func (p *partition) work(stop context.Context, w *step.Worker) error {
 	began := time.Now()
-	p.note(taking, nil)
+	p.turn(taking)
 	if err := w.Takeover(stop); err != nil {
 		return fmt.Errorf("take over: %w", err)
 	}
@@ -118,13 +143,33 @@ func (p *partition) work(stop context.Context, w *step.Worker) error {
 	p.takenOver(w)
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
 	defer cancel(nil)
-	defer context.AfterFunc(stop, func() { time.AfterFunc(grace, func() { cancel(context.Canceled) }) })()
+	p.under(w.Lease().Epoch, cancel)
+	defer p.under(0, nil)
+	unhook := context.AfterFunc(stop, func() { time.AfterFunc(grace, func() { cancel(context.Canceled) }) })
+	defer unhook()
 	var others sync.WaitGroup
 	defer others.Wait()
 	beside, end := context.WithCancel(stop)
 	defer end()
 	others.Go(func() { p.beside(beside) })
-	return newPipeline(p, w, stop, ctx, cancel).run()
+	return newPipeline(stop, ctx, p, w, cancel).run()
+}
+
+// under notes the lease that the partition is handled under, and what ends that.
+func (p *partition) under(epoch int64, fence context.CancelCauseFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.epoch, p.fence = epoch, fence
+}
+
+// check ends the work under a lease that is not the newest any more, as the store's tells: one that has nothing to write
+// would not notice. While the store is made anew, all others wait for it at the barrier.
+func (p *partition) check(newest driver.Lease) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.epoch > 0 && newest.Epoch > p.epoch {
+		p.fence(fmt.Errorf("epoch %d, and the store is at %d: %w", p.epoch, newest.Epoch, driver.ErrFenced))
+	}
 }
 
 // barrier waits until all partitions hold what their journals had: the ledger is one, and until then it has gaps.
@@ -135,7 +180,7 @@ func (p *partition) barrier(ctx context.Context, w *step.Worker) error {
 		if err != nil || len(missing) == 0 {
 			return err
 		}
-		p.note(waiting, nil)
+		p.turn(waiting)
 		if time.Since(told) > 5*time.Second {
 			p.logger.InfoContext(ctx, "waiting: the store was made anew, and these partitions have not read their journals yet", "partitions", missing)
 			told = time.Now()

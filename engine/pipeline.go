@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -37,7 +36,7 @@ type pipeline struct {
 // fetched is a batch made ready.
 type fetched struct{ ms []step.Message }
 
-func newPipeline(p *partition, w *step.Worker, stop, ctx context.Context, fail context.CancelCauseFunc) *pipeline {
+func newPipeline(stop, ctx context.Context, p *partition, w *step.Worker, fail context.CancelCauseFunc) *pipeline {
 	return &pipeline{
 		p: p, w: w, stop: stop, ctx: ctx, fail: fail,
 		ready: make(chan fetched, 1), batches: make(chan *step.Batch), flying: make(chan struct{}, flights),
@@ -74,7 +73,8 @@ func (l *pipeline) fetch(from deja.Position) error {
 	defer close(l.ready)
 	ctx, cancel := context.WithCancel(l.stop)
 	defer cancel()
-	defer context.AfterFunc(l.ctx, cancel)()
+	unhook := context.AfterFunc(l.ctx, cancel)
+	defer unhook()
 	prepare := step.NewPreparer(l.p.e.machine, l.w.Partitions())
 	for ctx.Err() == nil {
 		recs, err := l.p.e.log.Fetch(ctx, from, batchSize)
@@ -225,7 +225,7 @@ func (l *pipeline) relay() error {
 	note := time.NewTicker(noteEvery)
 	defer note.Stop()
 	for more := true; more; {
-		if err := errors.Join(l.w.Relay(l.ctx), l.w.Release(l.ctx)); err != nil {
+		if err := l.log(); err != nil {
 			return err
 		}
 		l.p.moved(l.w)
@@ -243,8 +243,16 @@ func (l *pipeline) relay() error {
 			return nil
 		}
 	}
-	if err := errors.Join(l.w.Relay(l.ctx), l.w.Release(l.ctx)); err != nil { // what came last
+	if err := l.log(); err != nil { // what came last
 		return err
 	}
 	return l.w.Note(l.ctx)
+}
+
+// log relays, and reads back. Behind an error it reads no further: what follows there would be taken for a fork.
+func (l *pipeline) log() error {
+	if err := l.w.Relay(l.ctx); err != nil {
+		return err
+	}
+	return l.w.Release(l.ctx)
 }

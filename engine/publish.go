@@ -28,6 +28,11 @@ func (p *partition) publish(ctx context.Context) {
 		if err != nil {
 			return err
 		}
+		if _, end, err := e.log.Bounds(ctx, source, p.number); err != nil {
+			return err
+		} else if from.Offset >= end {
+			well()
+		}
 		r := journal.NewReader(e.log, name, p.number, from)
 		for {
 			entries, err := r.Wait(ctx, batchSize)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/wire"
 )
 
@@ -32,7 +33,12 @@ type run struct {
 	jobs   map[*partition]*job // of the partitions that this process handles
 	ended  chan *job
 	halted map[*partition]error
-	late   bool // the crew has a newer fold version
+	lost   map[*partition]bool // another process took them over: they are its own until it gives them back
+	late   bool                // the crew has a newer fold version
+
+	group    <-chan []int32     // what the consumer group assigns; nil while this process is in none
+	quit     context.CancelFunc // leaves the group; nil if there is nothing to leave
+	assigned []int32            // by the group
 }
 
 // job is a partition being handled.
@@ -40,76 +46,103 @@ type job struct {
 	p    *partition
 	stop context.CancelFunc
 	done chan struct{}
-	err  error // why it halted
+	err  error // why it halted, or errLost
 }
 
 // run shares the partitions with the other processes until ctx ends, or all that are this one's have halted.
 func (r *run) run(ctx context.Context) error {
-	group, err := r.group(ctx)
-	if err != nil {
-		return err
-	}
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
 	defer r.leave()
-	var assigned []int32 // by the group
+	if err := r.regroup(ctx); err != nil {
+		return err
+	}
 	for {
-		if err := r.share(ctx, assigned, group != nil); err != nil {
+		if err := r.share(ctx); err != nil {
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			r.stopAll()
 			return context.Cause(ctx)
-		case ps, ok := <-group:
-			if !ok {
-				if group, err = r.group(ctx); err != nil {
-					r.logger.WarnContext(ctx, "the consumer group was left; joining again", "error", err)
-				}
+		case ps, ok := <-r.group:
+			if r.assigned = ps; !ok {
+				r.quitGroup() // and joined again at the next beat
 			}
-			assigned = ps
 		case j := <-r.ended:
 			delete(r.jobs, j.p)
-			if j.err != nil {
+			if errors.Is(j.err, errLost) {
+				r.lost[j.p] = true
+			} else if j.err != nil {
 				r.halted[j.p] = j.err
 			}
 		case <-tick.C:
+			if err := r.regroup(ctx); err != nil {
+				return err
+			}
 		}
 	}
 }
 
-// group joins the consumer group, if there is to be one.
-func (r *run) group(ctx context.Context) (<-chan []int32, error) {
-	if r.e.cfg.Group == "" {
-		return nil, nil
+// regroup joins the consumer group, if there is to be one and this process is not in it. A process that stands by
+// leaves it: else nobody would handle what the group gave it.
+func (r *run) regroup(ctx context.Context) error {
+	switch {
+	case r.e.cfg.Group == "":
+		return nil
+	case r.late:
+		r.quitGroup()
+		return nil
+	case r.group != nil:
+		return nil
 	}
-	ch, err := r.e.log.(driver.Grouper).Join(ctx, r.e.cfg.Group, wire.Inbox(r.e.machine.Name()))
-	if err != nil {
-		return nil, fmt.Errorf("join consumer group %s: %w", r.e.cfg.Group, err)
+	joined, quit := context.WithCancel(ctx)
+	ch, err := r.e.log.(driver.Grouper).Join(joined, r.e.cfg.Group, wire.Inbox(r.e.machine.Name()))
+	if err == nil {
+		r.group, r.quit = ch, quit
+		return nil
 	}
-	return ch, nil
+	quit()
+	if err = step.Halt(fmt.Errorf("join consumer group %s: %w", r.e.cfg.Group, err)); errors.Is(err, deja.ErrHalted) {
+		return err
+	}
+	if ctx.Err() == nil {
+		r.logger.WarnContext(ctx, "not in the consumer group; joining again", "error", err)
+	}
+	return nil
+}
+
+// quitGroup leaves the consumer group, with all that it has assigned.
+func (r *run) quitGroup() {
+	if r.quit != nil {
+		r.quit()
+	}
+	r.group, r.quit, r.assigned = nil, nil, nil
 }
 
 // share starts and stops work until this process does its part of it. It returns an error when nothing is left to do
-// because all has halted.
-func (r *run) share(ctx context.Context, assigned []int32, grouped bool) error {
+// because all has halted, or when trying again cannot help.
+func (r *run) share(ctx context.Context) error {
 	mine, free := r.all(), r.all()
-	if shared, ok := r.e.store.(driver.Shared); ok {
-		crew, err := shared.Beat(ctx, r.member, ttl)
-		if err != nil {
-			if ctx.Err() == nil {
-				r.logger.WarnContext(ctx, "no heartbeat: the store cannot be reached; trying again", "error", err)
-			}
-			return nil
+	if r.e.cfg.Group != "" {
+		mine = r.assigned
+	}
+	crew, err := r.beat(ctx)
+	if err = step.Halt(err); errors.Is(err, deja.ErrHalted) {
+		return err
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			r.logger.WarnContext(ctx, "no heartbeat: the store cannot be reached; trying again", "error", err)
 		}
-		mine = r.part(crew.Members)
-		if grouped {
-			mine = r.onlyCurrent(crew.Members, assigned)
-		} else {
-			free = r.free(crew.Leases)
-		}
-	} else if grouped {
-		mine = assigned
+		return nil
+	}
+	mine = r.part(crew.Members, mine)
+	if _, ok := r.e.store.(driver.Shared); ok {
+		free = r.free(crew.Leases)
+	}
+	r.giveBack(ctx, crew.Leases, mine)
+	for _, l := range crew.Leases {
+		r.ps[l.Partition].check(l)
 	}
 	working := 0
 	for i, p := range r.ps {
@@ -138,6 +171,18 @@ func (r *run) share(ctx context.Context, assigned []int32, grouped bool) error {
 	return errors.Join(errs...)
 }
 
+// beat tells the store that this process is alive, and returns who is, and who holds what. Of a store that is not shared
+// it is this process alone. A connection that hangs is not waited for longer than others would wait for this process.
+func (r *run) beat(ctx context.Context) (driver.Crew, error) {
+	ctx, cancel := context.WithTimeout(ctx, ttl)
+	defer cancel()
+	if shared, ok := r.e.store.(driver.Shared); ok {
+		return shared.Beat(ctx, r.member, ttl)
+	}
+	leases, err := r.e.store.Leases(ctx)
+	return driver.Crew{Members: []driver.Member{r.member}, Leases: leases}, err
+}
+
 // all returns the numbers of all partitions.
 func (r *run) all() []int32 {
 	ns := make([]int32, len(r.ps))
@@ -147,29 +192,24 @@ func (r *run) all() []int32 {
 	return ns
 }
 
-// part returns this process's partitions: those alive take turns. Only processes of one fold version may work at a
-// time, or each would fold the store anew for itself: those of the process that joined last.
-func (r *run) part(alive []driver.Member) []int32 {
+// part returns this process's partitions: what the group assigned, or, without one, those that come to it as all alive
+// take turns. Only processes of one fold version may work at a time, or each would fold the store anew for itself: those
+// of the process that joined last.
+func (r *run) part(alive []driver.Member, assigned []int32) []int32 {
 	alive = current(alive)
 	at := slices.IndexFunc(alive, func(m driver.Member) bool { return m.ID == r.member.ID })
 	r.superseded(at < 0)
-	if at < 0 {
+	switch {
+	case at < 0:
 		return nil
+	case r.e.cfg.Group != "":
+		return assigned
 	}
 	var ns []int32
 	for n := at; n < len(r.ps); n += len(alive) {
 		ns = append(ns, int32(n))
 	}
 	return ns
-}
-
-// onlyCurrent returns what a group assigned, or nothing to a process of another fold version than the newest's.
-func (r *run) onlyCurrent(alive []driver.Member, assigned []int32) []int32 {
-	late := !slices.ContainsFunc(current(alive), func(m driver.Member) bool { return m.ID == r.member.ID })
-	if r.superseded(late); late {
-		return nil
-	}
-	return assigned
 }
 
 // current returns the members with the fold version of the one that joined last.
@@ -194,15 +234,29 @@ func (r *run) superseded(late bool) {
 	r.late = late
 }
 
-// free returns the partitions that nobody else holds.
+// free returns the partitions that nobody else holds. What a group assigns is taken from whoever holds it, as he may be
+// out of the group and not know it; but not from one who took it from this process, which may not know it either.
 func (r *run) free(leases []driver.Lease) []int32 {
 	ns := r.all()
 	for _, l := range leases {
-		if l.Held && l.Owner != r.member.ID {
+		if l.Held && l.Owner != r.member.ID && (r.e.cfg.Group == "" || r.lost[r.ps[l.Partition]]) {
 			ns = slices.DeleteFunc(ns, func(n int32) bool { return n == l.Partition })
 		}
 	}
 	return ns
+}
+
+// giveBack releases what this process holds, is another's now, and is not worked on: a partition that halted, or one
+// whose take-over was stopped before its answer came. The heartbeats would keep it from everyone else.
+func (r *run) giveBack(ctx context.Context, leases []driver.Lease, mine []int32) {
+	for _, l := range leases {
+		if !l.Held || l.Owner != r.member.ID || r.jobs[r.ps[l.Partition]] != nil || slices.Contains(mine, l.Partition) {
+			continue
+		}
+		if err := r.e.store.Release(ctx, l); err != nil && !errors.Is(err, driver.ErrFenced) {
+			r.logger.WarnContext(ctx, "a partition was not given back; trying again", "partition", l.Partition, "error", err)
+		}
+	}
 }
 
 // start begins to handle a partition.
@@ -210,6 +264,7 @@ func (r *run) start(ctx context.Context, p *partition) {
 	ctx, cancel := context.WithCancel(ctx)
 	j := &job{p: p, stop: cancel, done: make(chan struct{})}
 	r.jobs[p] = j
+	delete(r.lost, p)
 	go func() {
 		defer close(j.done)
 		defer cancel()
@@ -229,9 +284,10 @@ func (r *run) stopAll() {
 	clear(r.jobs)
 }
 
-// leave ends the membership.
+// leave ends all work, and the memberships in group and crew.
 func (r *run) leave() {
 	r.stopAll()
+	r.quitGroup()
 	shared, ok := r.e.store.(driver.Shared)
 	if !ok {
 		return

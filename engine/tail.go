@@ -2,8 +2,7 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,13 +19,19 @@ type tail struct {
 
 	mu      sync.Mutex
 	waiting map[deja.ID][]*waiter // by ledger key
-	seen    int64                 // the number of the last decision that was read
-	cancel  context.CancelFunc    // of the reading; nil while nobody reads
-	started chan struct{}         // closed when reading has begun, or failed
+	reading *reading              // nil while nobody reads
 	idle    *time.Timer           // ends the reading
 }
 
-const tailIdle = 500 * time.Millisecond
+// reading is one time of reading, from its begin to its end. What it still reads after that is told to nobody.
+type reading struct {
+	cancel context.CancelFunc
+	begin  func()        // closes begun, once
+	begun  chan struct{} // closed when what is logged from then on will be told, or the reading has ended
+	seen   int64         // the number of the last decision that was read; guarded by the tail's lock
+}
+
+const tailIdle = 250 * time.Millisecond
 
 // waiter is told every decision about a ledger key that is logged while it waits.
 type waiter struct {
@@ -49,13 +54,13 @@ func (t *tail) wait(ctx context.Context, key deja.ID) (*waiter, error) {
 	if t.idle != nil {
 		t.idle.Stop()
 	}
-	if t.cancel == nil {
+	if t.reading == nil {
 		t.start()
 	}
-	started := t.started
+	begun := t.reading.begun
 	t.mu.Unlock()
 	select {
-	case <-started:
+	case <-begun:
 	case <-ctx.Done():
 		t.leave(w)
 		return nil, ctx.Err()
@@ -73,29 +78,48 @@ func (t *tail) wait(ctx context.Context, key deja.ID) (*waiter, error) {
 // start begins to read. The lock is held.
 func (t *tail) start() {
 	ctx, cancel := context.WithCancel(context.Background())
-	t.cancel, t.started = cancel, make(chan struct{})
-	started := t.started
+	begun := make(chan struct{})
+	r := &reading{cancel: cancel, begin: sync.OnceFunc(func() { close(begun) }), begun: begun}
+	t.reading = r
 	go func() {
-		err := t.read(ctx, started)
-		cancel()
-		t.ended(started, err)
+		err := t.read(ctx, r)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.reading == r {
+			t.end(err)
+		}
 	}()
+}
+
+// end ends the reading, and all waits with an error. Who comes later is read for anew. The lock is held.
+func (t *tail) end(err error) {
+	if t.reading != nil {
+		t.reading.cancel()
+		t.reading.begin()
+		t.reading = nil
+	}
+	t.fail(err)
+}
+
+// fail ends all waits with an error. The lock is held.
+func (t *tail) fail(err error) {
+	for _, ws := range t.waiting {
+		for _, w := range ws {
+			w.err = err
+			w.wake()
+		}
+	}
 }
 
 // leave ends a wait.
 func (t *tail) leave(w *waiter) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	rest := t.waiting[w.key][:0:0]
-	for _, other := range t.waiting[w.key] {
-		if other != w {
-			rest = append(rest, other)
-		}
-	}
+	rest := slices.DeleteFunc(t.waiting[w.key], func(other *waiter) bool { return other == w })
 	if t.waiting[w.key] = rest; len(rest) == 0 {
 		delete(t.waiting, w.key)
 	}
-	if len(t.waiting) == 0 && t.cancel != nil {
+	if len(t.waiting) == 0 && t.reading != nil {
 		if t.idle != nil {
 			t.idle.Stop()
 		}
@@ -107,54 +131,23 @@ func (t *tail) leave(w *waiter) {
 func (t *tail) rest() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.waiting) == 0 && t.cancel != nil {
-		t.cancel()
+	if len(t.waiting) == 0 {
+		t.end(nil)
 	}
 }
 
 // stop ends the reading, and all waits with an error.
 func (t *tail) stop(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.end(err)
+}
+
+// halt ends all waits with an error.
+func (t *tail) halt(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.fail(err)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.cancel != nil {
-		t.cancel()
-	}
-}
-
-// fail ends all waits with an error.
-func (t *tail) fail(err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, ws := range t.waiting {
-		for _, w := range ws {
-			w.err = err
-			w.wake()
-		}
-	}
-}
-
-// ended notes that nobody reads any more. Who came while it ended is read for anew.
-func (t *tail) ended(started chan struct{}, err error) {
-	if !errors.Is(err, context.Canceled) {
-		t.fail(fmt.Errorf("%w (%w)", deja.ErrPending, err))
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.cancel, t.seen = nil, 0
-	for _, ws := range t.waiting {
-		for _, w := range ws {
-			if w.err == nil {
-				w.err = errStopped
-				w.wake()
-			}
-		}
-	}
-	select {
-	case <-started:
-	default:
-		close(started)
-	}
 }
 
 func (w *waiter) wake() {
@@ -165,33 +158,36 @@ func (w *waiter) wake() {
 }
 
 // read tells all decisions from the journal's present end on.
-func (t *tail) read(ctx context.Context, started chan struct{}) error {
+func (t *tail) read(ctx context.Context, r *reading) error {
 	from, err := t.p.logged(ctx)
 	if err != nil {
 		return err
 	}
 	e := t.p.e
-	r := journal.NewReader(e.log, e.machine.Name(), t.p.number, from)
+	j := journal.NewReader(e.log, e.machine.Name(), t.p.number, from)
 	t.mu.Lock()
-	t.seen = from.N
+	r.seen = from.N
 	t.mu.Unlock()
-	close(started)
+	r.begin()
 	for {
-		entries, err := r.Wait(ctx, batchSize)
+		entries, err := j.Wait(ctx, batchSize)
 		if err != nil {
 			return err
 		}
-		t.tell(entries)
+		t.tell(r, entries)
 	}
 }
 
 // tell gives the waiters what was read.
-func (t *tail) tell(entries []journal.Entry) {
+func (t *tail) tell(r *reading, entries []journal.Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.reading != r {
+		return
+	}
 	name := t.p.e.machine.Name()
 	for i := range entries {
-		t.seen = entries[i].N
+		r.seen = entries[i].N
 		for _, w := range t.waiting[wire.LedgerKey(name, &entries[i].Cause)] {
 			w.records = append(w.records, entries[i].Record)
 			w.wake()
@@ -203,7 +199,7 @@ func (t *tail) tell(entries []journal.Entry) {
 func (t *tail) has(n int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return n <= t.seen
+	return t.reading != nil && n <= t.reading.seen
 }
 
 // logged returns a mark near the journal's end up to which all is known to be logged, for reading on from there.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ type Point struct {
 	Offset    int64    // the decision's journal offset; -1 with N 0
 	Chain     [32]byte // the decision's hash
 	Time      time.Time
+	Named     bool // the locator says how far; else it is taken to its end
 
 	drains bool // decision N is one of several that an operator's act at Covers causes
 }
@@ -67,13 +69,28 @@ func (c Cut) position(p Point) deja.Position {
 
 // Cut finds the moment that a locator names, without folding anything.
 func (s *Source) Cut(ctx context.Context, at Locator, by Clock) (Cut, error) {
+	return s.cut(ctx, at, by, nil)
+}
+
+// cut finds a moment; of a partition that begin has an entry for, what is up to it was read already.
+func (s *Source) cut(ctx context.Context, at Locator, by Clock, begin []*journal.Entry) (Cut, error) {
 	lim, err := s.limits(ctx, at, by, false)
 	if err != nil {
 		return Cut{}, err
 	}
+	if lim.looksBack() {
+		begin = nil
+	}
 	cut := s.emptyCut()
 	for p := range s.partitions {
-		err := s.scan(ctx, p, driver.Logged{}, func(e *journal.Entry) (bool, error) {
+		from, more, err := s.beginAt(ctx, lim, &cut.Points[p], begin)
+		if err != nil {
+			return cut, err
+		}
+		if !more {
+			continue
+		}
+		err = s.scan(ctx, p, from, func(e *journal.Entry) (bool, error) {
 			take, more := lim.admit(e)
 			if take {
 				cut.Points[p].reach(e)
@@ -84,9 +101,30 @@ func (s *Source) Cut(ctx context.Context, at Locator, by Clock) (Cut, error) {
 			return cut, err
 		}
 	}
-	cut.Notes = lim.notes()
+	lim.name(&cut, func(p Point) bool { return p.N > 0 })
 	return cut, lim.missing()
 }
+
+// beginAt returns where reading a partition up to a moment begins: behind an entry that was read before, which the moment
+// must not be before, else at the beginning. more is false if nothing is left to read.
+func (s *Source) beginAt(ctx context.Context, lim *limit, to *Point, begin []*journal.Entry) (from driver.Logged, more bool, err error) {
+	var e *journal.Entry
+	if len(begin) > 0 {
+		e = begin[to.Partition]
+	}
+	if e == nil {
+		from, err = s.whole(ctx, to.Partition)
+		return from, true, err
+	}
+	take, more := lim.admit(e)
+	if !take {
+		return from, false, errAfter
+	}
+	to.reach(e)
+	return e.After(), more, nil
+}
+
+var errAfter = fmt.Errorf("%w: it was made after the moment that is asked for; begin at an earlier one, or at none", ErrSnapshot)
 
 func (s *Source) emptyCut() Cut {
 	cut := Cut{service: s.machine.Name(), Points: make([]Point, s.partitions)}
@@ -109,6 +147,7 @@ type limit struct {
 	positions map[int32]deja.Position // of atPosition, and of atMessage as journal numbers
 	numbers   map[int32]int64
 	reached   bool  // the version was seen
+	in        int32 // the partition in which it was; -1 before
 	last      int64 // the highest version seen of the locator's stream
 
 	ended  map[deja.Stream]bool // by business time; the zero Stream stands for all
@@ -119,7 +158,7 @@ type limit struct {
 
 // limits prepares a locator for this history.
 func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream bool) (*limit, error) {
-	l := &limit{at: at, by: by, per: perStream, positions: map[int32]deja.Position{}, numbers: map[int32]int64{}, ended: map[deja.Stream]bool{}}
+	l := &limit{at: at, by: by, per: perStream, in: -1, positions: map[int32]deja.Position{}, numbers: map[int32]int64{}, ended: map[deja.Stream]bool{}}
 	switch at.kind {
 	case atHead, atTime:
 	case atPosition:
@@ -158,7 +197,7 @@ func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream boo
 
 // upTo takes what a cut takes.
 func upTo(c Cut) *limit {
-	l := &limit{at: Locator{kind: atMessage}, numbers: map[int32]int64{}}
+	l := &limit{at: Locator{kind: atMessage}, in: -1, numbers: map[int32]int64{}}
 	for _, p := range c.Points {
 		l.numbers[p.Partition] = p.N
 	}
@@ -167,7 +206,11 @@ func upTo(c Cut) *limit {
 
 // message finds the one message that an ID or a prefix names.
 func (s *Source) message(ctx context.Context, at Locator) (driver.Entry, error) {
-	found, err := s.store.Find(ctx, at.lo, at.hi, 6)
+	find := s.find
+	if s.store != nil {
+		find = s.store.Find
+	}
+	found, err := find(ctx, at.lo, at.hi, 6)
 	switch {
 	case err != nil:
 		return driver.Entry{}, err
@@ -222,7 +265,7 @@ func (l *limit) admitVersion(e *journal.Entry) (take, more bool) {
 	}
 	if e.Cause.Stream == l.at.stream {
 		l.last = max(l.last, e.Version)
-		l.reached = l.last >= l.at.version
+		l.reached, l.in = l.last >= l.at.version, e.Cause.Position.Partition
 	}
 	return true, !l.reached
 }
@@ -248,6 +291,30 @@ func (l *limit) admitBusiness(e *journal.Entry) bool {
 		}
 	}
 	return !l.ended[scope]
+}
+
+// looksBack reports whether the moment depends on all decisions before it, so that none may be passed over.
+func (l *limit) looksBack() bool {
+	return l.at.kind == atVersion || l.at.kind == atTime && l.by == Business
+}
+
+// name notes which partitions the locator says something about, and what the reader of an answer has to know. asked tells
+// whether a partition is part of the answer.
+func (l *limit) name(c *Cut, asked func(Point) bool) {
+	var rest []string
+	for i := range c.Points {
+		p := &c.Points[i]
+		_, position := l.positions[p.Partition]
+		_, number := l.numbers[p.Partition]
+		p.Named = l.at.kind == atTime || position || number || l.in == p.Partition
+		if !p.Named && asked(*p) {
+			rest = append(rest, strconv.Itoa(int(p.Partition)))
+		}
+	}
+	c.Notes = l.notes()
+	if l.at.kind != atHead && len(rest) > 0 {
+		c.Notes = append(c.Notes, fmt.Sprintf("%s says nothing about partition %s: what it has is taken to the end", l.at, strings.Join(rest, ", ")))
+	}
 }
 
 func (l *limit) notes() []string {

@@ -54,53 +54,86 @@ func (s *Source) Fold(ctx context.Context, opt Options) (*Past, error) {
 	if err != nil {
 		return nil, err
 	}
-	past := &Past{Cut: s.emptyCut(), machine: s.machine, states: map[deja.Stream]*foldedState{}}
-	from := make([]driver.Logged, s.partitions)
-	var notes []string
+	past := s.emptyPast()
+	var begin []*journal.Entry
+	var passed *Cut // what the snapshot passed over decides, too, where the moment is
 	if opt.From != nil {
-		cut, err := s.Cut(ctx, opt.To, opt.By) // what the snapshot passed over decides, too, where the moment is
-		if err != nil {
+		if begin, err = opt.From.load(ctx, s, past); err != nil {
 			return nil, err
 		}
-		if from, err = opt.From.begin(ctx, s, past, cut); err != nil {
-			return nil, err
+		if lim.looksBack() {
+			cut, err := s.Cut(ctx, opt.To, opt.By)
+			if err != nil {
+				return nil, err
+			}
+			lim, passed = upTo(cut), &cut
 		}
-		lim, notes = upTo(cut), cut.Notes
 	}
 	total, err := s.size(ctx)
 	if err != nil {
 		return nil, err
 	}
-	report := func() {
-		if opt.Progress != nil {
-			opt.Progress(past.Messages, total)
-		}
-	}
+	f := folding{Options: opt, past: past, lim: lim, total: total, asked: make([]bool, s.partitions)}
 	for p := range s.partitions {
-		err := s.scan(ctx, p, from[p], func(e *journal.Entry) (bool, error) {
-			if opt.Match != nil && lim.per && !opt.Match(e.Cause.Stream) {
-				return true, nil
-			}
-			take, more := lim.admit(e)
-			if !take {
-				return more, nil
-			}
-			if past.Messages++; past.Messages%progressEvery == 0 {
-				report()
-			}
-			past.Cut.Points[p].reach(e)
-			if opt.Match != nil && !opt.Match(e.Cause.Stream) {
-				return more, nil
-			}
-			return more, past.fold(e)
-		})
+		from, more, err := s.beginAt(ctx, lim, &past.Cut.Points[p], begin)
 		if err != nil {
 			return nil, err
 		}
+		f.asked[p] = past.Cut.Points[p].N > 0
+		if !more {
+			continue
+		}
+		if err := s.scan(ctx, p, from, f.take); err != nil {
+			return nil, err
+		}
 	}
-	report()
-	past.Cut.Notes = slices.Concat(notes, lim.notes())
+	f.report()
+	lim.name(&past.Cut, func(p Point) bool { return f.asked[p.Partition] })
+	if passed != nil {
+		past.Cut.Notes = passed.Notes
+	}
 	return past, lim.missing()
+}
+
+func (s *Source) emptyPast() *Past {
+	return &Past{Cut: s.emptyCut(), machine: s.machine, states: map[deja.Stream]*foldedState{}}
+}
+
+// folding is a fold in the making.
+type folding struct {
+	Options
+	past  *Past
+	lim   *limit
+	total int64
+	asked []bool // partitions that had something which was asked for
+}
+
+// take takes the next decision, and reports whether there may be more.
+func (f *folding) take(e *journal.Entry) (bool, error) {
+	matches := f.Match == nil || f.Match(e.Cause.Stream)
+	if f.lim.per && !matches {
+		return true, nil
+	}
+	take, more := f.lim.admit(e)
+	if !take {
+		return more, nil
+	}
+	if f.past.Messages++; f.past.Messages%progressEvery == 0 {
+		f.report()
+	}
+	p := e.Cause.Position.Partition
+	f.past.Cut.Points[p].reach(e)
+	if !matches {
+		return more, nil
+	}
+	f.asked[p] = true
+	return more, f.past.fold(e)
+}
+
+func (f *folding) report() {
+	if f.Progress != nil {
+		f.Progress(f.past.Messages, f.total)
+	}
 }
 
 // fold applies one decision.

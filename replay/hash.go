@@ -23,6 +23,16 @@ func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 // MarshalText returns what String returns.
 func (h Hash) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 
+// UnmarshalText reads what String returns.
+func (h *Hash) UnmarshalText(text []byte) error {
+	b, err := hex.DecodeString(string(text))
+	if err != nil || len(b) != len(h) {
+		return fmt.Errorf("%q is no hash of %d bytes in hexadecimal", text, len(h))
+	}
+	*h = Hash(b)
+	return nil
+}
+
 // HashState returns the hash of one stream's state: over tenant, aggregate, key, version and the state's fields.
 // Fields that are zero are left out, so that a new field changes no old hash.
 func HashState(m *deja.Machine, s deja.Stream, version int64, state []byte) (Hash, error) {

@@ -26,7 +26,14 @@ var ErrTarget = errors.New("the target cannot take this past")
 // just that would have in its store, projections included. A target that holds a part of it already, from a run that
 // was interrupted or from a snapshot, is filled up.
 func (s *Source) Into(ctx context.Context, target Target, opt Options) (Cut, int64, error) {
-	cut, err := s.Cut(ctx, opt.To, opt.By)
+	begin, err := s.reached(ctx, target.Store, s.emptyPast())
+	if err != nil {
+		return Cut{}, 0, fmt.Errorf("%w: %w", ErrTarget, err)
+	}
+	cut, err := s.cut(ctx, opt.To, opt.By, begin)
+	if errors.Is(err, errAfter) {
+		err = fmt.Errorf("%w: it reaches beyond the moment that is asked for", ErrTarget)
+	}
 	if err != nil {
 		return cut, 0, err
 	}
@@ -34,15 +41,16 @@ func (s *Source) Into(ctx context.Context, target Target, opt Options) (Cut, int
 	for _, p := range cut.Points {
 		total += p.N
 	}
+	tell := func(n int64) {
+		if opt.Progress != nil {
+			opt.Progress(before+n, total)
+		}
+	}
 	for _, p := range cut.Points {
 		if err := s.copy(ctx, target.Log, p); err != nil {
 			return cut, 0, err
 		}
-		n, err := s.refold(ctx, target, p, false, func(n int64) {
-			if opt.Progress != nil {
-				opt.Progress(before+n, total)
-			}
-		})
+		n, err := s.refold(ctx, target, p, (*step.Worker).Takeover, tell)
 		if err != nil {
 			return cut, 0, err
 		}
@@ -59,23 +67,26 @@ func (s *Source) Rebuild(ctx context.Context, target Target, progress func(done,
 		return 0, err
 	}
 	var before int64
+	tell := func(n int64) {
+		if progress != nil {
+			progress(before+n, total)
+		}
+	}
+	fold := (*step.Worker).Rebuild
 	for p := range s.partitions {
-		n, err := s.refold(ctx, target, Point{Partition: p, N: -1}, true, func(n int64) {
-			if progress != nil {
-				progress(before+n, total)
-			}
-		})
+		n, err := s.refold(ctx, target, Point{Partition: p, N: -1}, fold, tell)
 		if err != nil {
 			return before, err
 		}
 		before += n
+		fold = (*step.Worker).Takeover // the first has emptied the store for all of them
 	}
 	return before, nil
 }
 
 // refold lets a worker take a partition over, which adopts all that the target's journal has, and checks that it
 // came to the point.
-func (s *Source) refold(ctx context.Context, target Target, to Point, rebuild bool, adopted func(int64)) (int64, error) {
+func (s *Source) refold(ctx context.Context, target Target, to Point, fold func(*step.Worker, context.Context) error, adopted func(int64)) (int64, error) {
 	w, err := step.New(ctx, step.Config{
 		Machine: s.machine, Log: target.Log, Store: target.Store, Partition: to.Partition, Adopted: adopted,
 		NewNonce: func() (n [16]byte) { _, _ = rand.Read(n[:]); return n },
@@ -83,18 +94,17 @@ func (s *Source) refold(ctx context.Context, target Target, to Point, rebuild bo
 	if err != nil {
 		return 0, err
 	}
-	takeOver := w.Takeover
-	if rebuild {
-		takeOver = w.Rebuild
+	if err := fold(w, ctx); err != nil {
+		return 0, err
 	}
-	if err := takeOver(ctx); err != nil {
+	if _, err := w.Ready(ctx); err != nil {
 		return 0, err
 	}
 	at := w.Progress()
 	if to.N >= 0 && (at.N != to.N || at.Chain != to.Chain) {
 		return at.N, fmt.Errorf("%w: it is at decision %d of partition %d, the past asked for ends at %d", ErrTarget, at.N, to.Partition, to.N)
 	}
-	return at.N, nil
+	return at.N, w.GiveBack(ctx)
 }
 
 // copy copies a partition's inbox and journal up to a point into the target's log, from where an earlier run left

@@ -32,35 +32,17 @@ func (sn *Snapshot) Check(ctx context.Context, m *deja.Machine) error {
 	return err
 }
 
-// begin verifies the snapshot and loads its states; it returns where each partition goes on.
-func (sn *Snapshot) begin(ctx context.Context, s *Source, past *Past, to Cut) ([]driver.Logged, error) {
+// load verifies the snapshot and loads its states; it returns the last decision that it has of each partition, nil for
+// none.
+func (sn *Snapshot) load(ctx context.Context, s *Source, past *Past) ([]*journal.Entry, error) {
 	if err := sn.Check(ctx, s.machine); err != nil {
 		return nil, err
 	}
-	from := make([]driver.Logged, s.partitions)
-	for p := range s.partitions {
-		at, err := sn.Store.Progress(ctx, p)
-		if err != nil {
-			return nil, err
-		}
-		if at.N == 0 {
-			continue
-		}
-		if at.N > to.Points[p].N {
-			return nil, fmt.Errorf("%w: it was made after the moment that is asked for; begin at an earlier one, or at none", ErrSnapshot)
-		}
-		past.Messages += at.N
-		if at.Fold != s.machine.FoldVersion() {
-			return nil, fmt.Errorf("%w: it was folded by another fold version; make it anew with this build", ErrSnapshot)
-		}
-		e, err := journal.Find(ctx, s.log, s.machine.Name(), p, at.N, at.Incarnation.Number)
-		if err != nil || e.Chain != at.Chain {
-			return nil, fmt.Errorf("%w: its decision %d is not the history's (%w)", ErrSnapshot, at.N, errors.Join(err, journal.ErrForked))
-		}
-		from[p] = driver.Logged{Offset: e.Offset + 1, N: e.N, Chain: e.Chain, Incarnation: e.Incarnation}
-		past.Cut.Points[p].reach(&e)
+	begin, err := s.reached(ctx, sn.Store, past)
+	if err != nil {
+		return nil, err
 	}
-	return from, EachState(ctx, sn.Store, func(row driver.State) error {
+	return begin, EachState(ctx, sn.Store, func(row driver.State) error {
 		st, err := s.machine.DecodeState(row.Stream, row.Version, row.Data)
 		if err != nil {
 			return err
@@ -71,4 +53,28 @@ func (sn *Snapshot) begin(ctx context.Context, s *Source, past *Past, to Cut) ([
 		}
 		return nil
 	})
+}
+
+// reached finds the last decision of each partition that a store has, which must be the history's, and counts the decisions.
+func (s *Source) reached(ctx context.Context, store driver.Reader, past *Past) ([]*journal.Entry, error) {
+	begin := make([]*journal.Entry, s.partitions)
+	for p := range s.partitions {
+		at, err := store.Progress(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		if at.N == 0 {
+			continue
+		}
+		if at.Fold != s.machine.FoldVersion() {
+			return nil, fmt.Errorf("%w: it was folded by another fold version; make it anew with this build", ErrSnapshot)
+		}
+		e, err := journal.Find(ctx, s.log, s.machine.Name(), p, at.N, at.Incarnation.Number)
+		if err != nil || e.Chain != at.Chain {
+			return nil, fmt.Errorf("%w: its decision %d of partition %d is not the history's (%w)", ErrSnapshot, at.N, p, errors.Join(err, journal.ErrForked))
+		}
+		begin[p] = &e
+		past.Messages += at.N
+	}
+	return begin, nil
 }

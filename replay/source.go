@@ -6,6 +6,8 @@ package replay
 import (
 	"context"
 	"fmt"
+	"iter"
+	"sync"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -13,19 +15,25 @@ import (
 	"github.com/dejalog/deja/internal/wire"
 )
 
-// Config says which history is replayed. All fields are required; nothing is written to log and store.
+// Config says which history is replayed. Nothing is written to log and store.
 type Config struct {
 	Service *deja.Service
 	Log     driver.Log
-	Store   driver.Reader // the ledger, which finds messages by ID
+
+	// Store has the ledger, which finds messages by ID, and vouches for the last record of each partition's chain. Nil: the
+	// journal is searched instead, and the last record has no witness.
+	Store driver.Reader
 }
 
 // A Source is a service's history, read-only. It is safe for concurrent use.
 type Source struct {
 	machine    *deja.Machine
 	log        driver.Log
-	store      driver.Reader
+	store      driver.Reader // nil: there is a log alone
 	partitions int32
+
+	mu    sync.Mutex
+	marks map[int32][]driver.Logged // of partitions that were read to the end: one right before every markEvery-th decision
 }
 
 // Open returns a service's history. It does not read it yet.
@@ -38,23 +46,113 @@ func Open(ctx context.Context, cfg Config) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal of %s: %w", m.Name(), err)
 	}
-	return &Source{machine: m, log: cfg.Log, store: cfg.Store, partitions: topic.Partitions}, nil
+	return &Source{
+		machine: m, log: cfg.Log, store: cfg.Store, partitions: topic.Partitions, marks: map[int32][]driver.Logged{},
+	}, nil
 }
 
 // Machine returns the service's machine.
 func (s *Source) Machine() *deja.Machine { return s.machine }
 
-// scanChunk is how many journal records are read at once.
-const scanChunk = 2000
+// Partitions returns how many partitions the history has.
+func (s *Source) Partitions() int32 { return s.partitions }
+
+const (
+	scanChunk = 2000 // journal records that are read at once
+	markEvery = 1000 // decisions between two marks
+)
+
+// Decisions yields the decisions of a partition in order, from a number on and as far as they are there. Where the log
+// no longer has the beginning it begins with the first that is left.
+func (s *Source) Decisions(ctx context.Context, partition int32, first int64) iter.Seq2[*journal.Entry, error] {
+	return func(yield func(*journal.Entry, error) bool) {
+		from, err := s.mark(ctx, partition, first)
+		if err == nil {
+			err = s.scan(ctx, partition, from, func(e *journal.Entry) (bool, error) {
+				return e.N < first || yield(e, nil), nil
+			})
+		}
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// Decision returns decision n of a partition.
+func (s *Source) Decision(ctx context.Context, partition int32, n int64) (journal.Entry, error) {
+	for e, err := range s.Decisions(ctx, partition, n) {
+		if err != nil {
+			return journal.Entry{}, err
+		}
+		if e.N == n {
+			return *e, nil
+		}
+		break
+	}
+	return journal.Entry{}, fmt.Errorf("decision %d is not in %s of partition %d: %w", n, wire.Journal(s.machine.Name()), partition, journal.ErrGap)
+}
+
+// mark returns a place in the journal from which decision n is reached soon.
+func (s *Source) mark(ctx context.Context, partition int32, n int64) (driver.Logged, error) {
+	begin, err := journal.Begin(ctx, s.log, s.machine.Name(), partition)
+	if err != nil || n <= begin.N+1 {
+		return begin, err
+	}
+	if s.store != nil {
+		at, err := s.store.Progress(ctx, partition)
+		if err != nil {
+			return begin, err
+		}
+		if at.Incarnation.Number == 0 && at.N > 0 { // each number is there once, or in copies: the first will do
+			e, err := journal.Find(ctx, s.log, s.machine.Name(), partition, min(n, at.N), 0)
+			if err != nil {
+				return begin, err
+			}
+			return e.Before(), nil
+		}
+	}
+	s.mu.Lock()
+	marks, read := s.marks[partition]
+	s.mu.Unlock()
+	if !read {
+		if err := s.scan(ctx, partition, begin, func(*journal.Entry) (bool, error) { return true, nil }); err != nil {
+			return begin, err
+		}
+		s.mu.Lock()
+		marks = s.marks[partition]
+		s.mu.Unlock()
+	}
+	for _, m := range marks {
+		if m.N >= n {
+			break
+		}
+		begin = m
+	}
+	return begin, nil
+}
+
+// whole returns the place before decision 1, or an error that wraps [driver.ErrTrimmed] if the log no longer has it.
+func (s *Source) whole(ctx context.Context, partition int32) (driver.Logged, error) {
+	at, err := journal.Begin(ctx, s.log, s.machine.Name(), partition)
+	if err == nil && at.N > 0 {
+		err = fmt.Errorf("%w: %s begins with decision %d of partition %d; begin at a snapshot that has those before, or read an archive of them",
+			driver.ErrTrimmed, wire.Journal(s.machine.Name()), at.N+1, partition)
+	}
+	return at, err
+}
 
 // scan calls fn with the decisions of a partition from a point on, in order, until it returns false. Reading,
-// decoding and checking the chain run ahead of fn.
+// decoding and checking the chain run ahead of fn. The places passed are kept, if it comes from the log's beginning to its
+// end.
 func (s *Source) scan(ctx context.Context, partition int32, from driver.Logged, fn func(*journal.Entry) (bool, error)) error {
 	// The chain vouches for every record but the last; for that one the store does. It is asked first, as a service may
 	// be writing both.
-	known, err := s.store.Progress(ctx, partition)
-	if err != nil {
-		return err
+	var known driver.Progress
+	var err error
+	if s.store != nil {
+		if known, err = s.store.Progress(ctx, partition); err != nil {
+			return err
+		}
 	}
 	_, end, err := s.log.Bounds(ctx, wire.Journal(s.machine.Name()), partition)
 	if err != nil {
@@ -86,10 +184,14 @@ func (s *Source) scan(ctx context.Context, partition int32, from driver.Logged, 
 		}
 	}()
 	last := from.N
+	var marks []driver.Logged
 	for c := range ahead {
 		for i := range c.entries {
 			e := &c.entries[i]
 			last = e.N
+			if e.N%markEvery == 0 || len(marks) == 0 {
+				marks = append(marks, e.Before())
+			}
 			more, err := fn(e)
 			if err == nil && e.N == known.N && e.Chain != known.Chain {
 				err = fmt.Errorf("%w: decision %d in the journal is not the one that the store was given", journal.ErrForked, e.N)
@@ -104,6 +206,11 @@ func (s *Source) scan(ctx context.Context, partition int32, from driver.Logged, 
 	}
 	if j, ok := s.store.(driver.Joint); ok && j.Joint(s.log) && last < known.N && ctx.Err() == nil {
 		return fmt.Errorf("%w: the journal ends at decision %d, the store was given %d", journal.ErrGap, last, known.N)
+	}
+	if begin, err := journal.Begin(ctx, s.log, s.machine.Name(), partition); err == nil && from.N <= begin.N {
+		s.mu.Lock()
+		s.marks[partition] = marks
+		s.mu.Unlock()
 	}
 	return ctx.Err()
 }
@@ -122,9 +229,12 @@ func (s *Source) size(ctx context.Context) (int64, error) {
 }
 
 // Beyond returns how many decisions the journal has beyond the store: none, unless the store was lost, or is being
-// rebuilt.
+// rebuilt; or there is no store.
 func (s *Source) Beyond(ctx context.Context) (int64, error) {
 	var beyond int64
+	if s.store == nil {
+		return 0, nil
+	}
 	for p := range s.partitions {
 		last, err := s.last(ctx, p) // first, as a service may be writing both
 		if err != nil {

@@ -23,7 +23,7 @@ type Verdict struct {
 
 // Verify decides every message of the history again, each on the state that the record gives, and compares the
 // decision with what was recorded: outcome, events, IDs, what was written, and so the chain; and then the store's
-// ledger, states and parked messages with what the record gives. Projections' rows are not compared. build names the running
+// ledger, states and parked messages, if there is a store, with what the record gives. Projections' rows are not compared. build names the running
 // program as the engine does; decisions of another are not judged. It stops at the first difference. Memory grows
 // with the live states and the ledger's index.
 func (s *Source) Verify(ctx context.Context, build string, progress func(done, total int64)) (Verdict, error) {
@@ -38,7 +38,11 @@ func (s *Source) Verify(ctx context.Context, build string, progress func(done, t
 		if err != nil {
 			return v, err
 		}
-		err = s.scan(ctx, p, driver.Logged{}, func(e *journal.Entry) (bool, error) {
+		from, err := s.whole(ctx, p)
+		if err != nil {
+			return v, err
+		}
+		err = s.scan(ctx, p, from, func(e *journal.Entry) (bool, error) {
 			judged, err := check.Check(ctx, e)
 			if err != nil {
 				return false, err
@@ -54,7 +58,7 @@ func (s *Source) Verify(ctx context.Context, build string, progress func(done, t
 			}
 			return true, nil
 		})
-		if err == nil {
+		if err == nil && s.store != nil {
 			err = check.Store(ctx, s.store)
 		}
 		if errors.As(err, &v.First) {

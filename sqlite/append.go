@@ -71,11 +71,11 @@ func (l *log) Append(ctx context.Context, name string, rs []driver.Record) ([]de
 	if l.db.conn == nil {
 		return nil, fmt.Errorf("append to %s: %s: %w", name, l.db.path, ErrReadOnly)
 	}
-	size, err := checkRecords(name, rs)
+	t, err := l.topic(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	t, err := l.partition(ctx, name, 0)
+	size, err := t.check(rs)
 	if err != nil || len(rs) == 0 {
 		return nil, err
 	}
@@ -87,14 +87,14 @@ func (l *log) Append(ctx context.Context, name string, rs []driver.Record) ([]de
 	return l.db.await(ctx, a)
 }
 
-// checkRecords refuses what cannot be appended before anything is.
-func checkRecords(name string, rs []driver.Record) (size int, err error) {
+// check refuses what cannot be appended before anything is.
+func (t *topic) check(rs []driver.Record) (size int, err error) {
 	for i := range rs {
-		if rs[i].Partition != 0 {
-			return 0, fmt.Errorf("append to %s: no partition %d: an embedded log's topics have one, 0", name, rs[i].Partition)
+		if _, err := t.partition(rs[i].Partition); err != nil {
+			return 0, fmt.Errorf("append record %d of the call: %w", i, err)
 		}
 		if n := len(rs[i].Value); n > maxRecord {
-			return 0, fmt.Errorf("append to %s: record %d of the call has %d bytes, at most %d fit: %w", name, i, n, maxRecord, driver.ErrTooLarge)
+			return 0, fmt.Errorf("append to %s: record %d of the call has %d bytes, at most %d fit: %w", t.name, i, n, maxRecord, driver.ErrTooLarge)
 		}
 		size += len(rs[i].Value)
 	}
@@ -138,7 +138,7 @@ func (db *DB) appendWaiting() {
 		if err != nil {
 			a.positions, a.err = nil, fmt.Errorf("append to %s: %w", a.topic.name, err)
 		} else {
-			a.topic.appended()
+			a.topic.appended(a.rs)
 		}
 		close(a.done)
 	}
@@ -158,95 +158,137 @@ func (db *DB) appendGroup(group []*appending) error {
 }
 
 func (a *appending) write(c *sqlite.Conn) error {
-	w, err := a.topic.writer(c)
-	if err != nil {
-		return err
-	}
+	ws := writers{c: c, topic: a.topic}
 	a.positions = make([]deja.Position, len(a.rs))
 	for i := range a.rs {
-		a.positions[i] = deja.Position{Topic: a.topic.name, Offset: w.next}
-		if err := w.append(a.rs[i].Value); err != nil {
+		r := &a.rs[i]
+		w, err := ws.of(r.Partition)
+		if err != nil {
+			return err
+		}
+		a.positions[i] = deja.Position{Topic: a.topic.name, Partition: r.Partition, Offset: w.next}
+		if err := w.append(r.Value); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// A topicWriter appends to a topic inside one transaction. Where the log ends is read anew for each: after a commit
+// appended wakes those that wait for records of the partitions that were appended to.
+func (t *topic) appended(rs []driver.Record) {
+	last := int32(-1)
+	for i := range rs {
+		if p := rs[i].Partition; p != last {
+			t.partitions[p].appended()
+			last = p
+		}
+	}
+}
+
+// writers are the writers of a topic's partitions in one transaction, each made when it is first needed.
+type writers struct {
+	c     *sqlite.Conn
+	topic *topic
+	made  []writer // by partition
+}
+
+func (ws *writers) of(partition int32) (*writer, error) {
+	if ws.made == nil {
+		ws.made = make([]writer, len(ws.topic.partitions))
+	}
+	w := &ws.made[partition]
+	if w.insert != nil {
+		return w, nil
+	}
+	var err error
+	*w, err = ws.topic.partitions[partition].writer(ws.c)
+	return w, err
+}
+
+// A writer appends to a partition inside one transaction. Where the log ends is read anew for each: after a commit
 // whose outcome is unknown, what was known of it is worth nothing.
-type topicWriter struct {
+type writer struct {
 	insert *sqlite.Stmt
 	next   int64
 	time   int64 // microseconds; of all that the transaction appends
 }
 
 // writer begins to append. Times never go back, even if the clock does.
-func (t *topic) writer(c *sqlite.Conn) (topicWriter, error) {
-	end, last, err := t.end(c)
+func (p *partition) writer(c *sqlite.Conn) (writer, error) {
+	end, last, err := p.end(c)
 	if err != nil {
-		return topicWriter{}, err
+		return writer{}, err
 	}
-	st, err := c.Prepare(t.insert)
+	st, err := c.Prepare(p.insert)
 	if err != nil {
-		return topicWriter{}, err
+		return writer{}, err
 	}
 	now := micros(time.Now())
 	if end > 0 {
 		now = max(now, last)
 	}
-	return topicWriter{insert: st, next: end, time: now}, nil
+	return writer{insert: st, next: end, time: now}, nil
 }
 
-func (w *topicWriter) append(value []byte) error {
+func (w *writer) append(value []byte) error {
 	err := w.insertAt(w.next, w.time, value)
 	w.next++
 	return err
 }
 
-func (w *topicWriter) insertAt(offset, time int64, value []byte) error {
+func (w *writer) insertAt(offset, time int64, value []byte) error {
 	w.insert.BindInt64(1, offset)
 	w.insert.BindInt64(2, time)
 	w.insert.BindBytes(3, value)
 	return run(w.insert)
 }
 
-// Import appends records with their offsets and times, all or none; the offsets go on from the topic's end upward.
+// Import appends records with their offsets and times, all or none; a partition's offsets go on from its end upward.
 func (l *log) Import(ctx context.Context, name string, rs []driver.Record) error {
-	if _, err := checkRecords(name, rs); err != nil {
-		return err
-	}
-	t, err := l.partition(ctx, name, 0)
+	t, err := l.topic(ctx, name)
 	if err != nil {
 		return err
 	}
+	if _, err := t.check(rs); err != nil {
+		return err
+	}
 	err = l.db.write(ctx, func(c *sqlite.Conn) error {
-		w, err := t.writer(c)
-		if err != nil {
-			return err
-		}
+		ws := writers{c: c, topic: t}
 		for i := range rs {
-			if rs[i].Offset < w.next {
-				return fmt.Errorf("record %d of the call has offset %d, but the topic goes on at %d", i, rs[i].Offset, w.next)
-			}
-			if err := w.insertAt(rs[i].Offset, micros(rs[i].Time), rs[i].Value); err != nil {
+			r := &rs[i]
+			w, err := ws.of(r.Partition)
+			if err != nil {
 				return err
 			}
-			w.next = rs[i].Offset + 1
+			if r.Offset < w.next {
+				return fmt.Errorf("record %d of the call has offset %d, but partition %d goes on at %d", i, r.Offset, r.Partition, w.next)
+			}
+			if err := w.insertAt(r.Offset, micros(r.Time), r.Value); err != nil {
+				return err
+			}
+			w.next = r.Offset + 1
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("import to %s: %w", name, err)
 	}
-	t.appended()
+	t.appended(rs)
 	return nil
 }
 
-// CreateTopic makes a topic, which has one partition.
+// CreateTopic makes a topic of so many partitions. The error wraps [driver.ErrPartitions] where there is one of another
+// number.
 func (l *log) CreateTopic(ctx context.Context, name string, partitions int32) error {
-	if partitions != 1 {
-		return fmt.Errorf("create topic %s of %d partitions: %w", name, partitions, driver.ErrPartitions)
+	if err := l.usable(); err != nil {
+		return err
 	}
-	_, err := l.Topic(ctx, name)
+	if partitions < 1 || partitions > maxPartitions {
+		return fmt.Errorf("create topic %s of %d partitions: want 1 to %d", name, partitions, maxPartitions)
+	}
+	t, err := l.db.makeTopic(ctx, name, partitions)
+	if err == nil && len(t.partitions) != int(partitions) {
+		err = fmt.Errorf("create topic %s of %d partitions: it has %d: %w", name, partitions, len(t.partitions), driver.ErrPartitions)
+	}
 	return err
 }

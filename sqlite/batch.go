@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 )
 
@@ -16,7 +15,7 @@ func (t *tx) write(b *driver.Batch) error {
 			return fmt.Errorf("write journal: %w", err)
 		}
 	}
-	if err := t.writeLedger(b.Ledger); err != nil {
+	if err := t.writeLedger(b.Ledger, b.Asked); err != nil {
 		return fmt.Errorf("write ledger: %w", err)
 	}
 	if err := t.writeStates(b.States); err != nil {
@@ -40,11 +39,15 @@ func (t *tx) writeJournal(rs []driver.JournalRecord) error {
 		if topic == nil || topic.id != t.lease.Journal.ID {
 			return fmt.Errorf("%w: no topic %q of that id", driver.ErrIdentity, t.lease.Journal.Name)
 		}
-		w, err := topic.writer(t.db.conn)
+		p, err := topic.partition(t.lease.Partition)
 		if err != nil {
 			return err
 		}
-		t.journal, t.writer = topic, w
+		w, err := p.writer(t.db.conn)
+		if err != nil {
+			return err
+		}
+		t.journal, t.writer = p, w
 	}
 	for i := range rs {
 		if n := len(rs[i].Value); n > maxRecord {
@@ -57,38 +60,9 @@ func (t *tx) writeJournal(rs []driver.JournalRecord) error {
 	return nil
 }
 
-// insertLedger replaces nothing but a parked message's entry.
-var insertLedger = fmt.Sprintf(`INSERT INTO deja_ledger (key, hash, offset, n, status) VALUES (?, ?, ?, ?, ?)
-	ON CONFLICT (key) DO UPDATE SET hash = excluded.hash, offset = excluded.offset, n = excluded.n, status = excluded.status
-	WHERE deja_ledger.status = %d`, deja.Parked)
-
-func (t *tx) writeLedger(es []driver.Entry) error {
-	if len(es) == 0 {
-		return nil
-	}
-	st, err := t.db.conn.Prepare(insertLedger)
-	if err != nil {
-		return err
-	}
-	for _, i := range t.db.order(len(es), func(i, j int32) int { return bytes.Compare(es[i].Key[:], es[j].Key[:]) }) {
-		e := &es[i]
-		st.BindBytes(1, e.Key[:])
-		st.BindBytes(2, e.Hash[:])
-		st.BindInt64(3, e.Offset)
-		st.BindInt64(4, e.N)
-		st.BindInt64(5, int64(e.Status))
-		if err := run(st); err != nil {
-			return err
-		}
-		if t.db.conn.Changes() != 1 {
-			return fmt.Errorf("ledger key %s was %w", e.Key, errSettled)
-		}
-	}
-	return nil
-}
-
-const insertState = `INSERT INTO deja_states (tenant, aggregate, key, version, data, position, n, parked) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-	ON CONFLICT (tenant, aggregate, key) DO UPDATE SET version = excluded.version, data = excluded.data,
+const insertState = `INSERT INTO deja_states (tenant, aggregate, key, partition, version, data, position, n, parked)
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+	ON CONFLICT (tenant, aggregate, key) DO UPDATE SET partition = excluded.partition, version = excluded.version, data = excluded.data,
 	position = excluded.position, n = excluded.n, parked = excluded.parked`
 
 func (t *tx) writeStates(ss []driver.State) error {
@@ -104,11 +78,12 @@ func (t *tx) writeStates(ss []driver.State) error {
 		st.BindText(1, s.Stream.Tenant)
 		st.BindText(2, s.Stream.Aggregate)
 		st.BindText(3, s.Stream.Key)
-		st.BindInt64(4, s.Version)
-		st.BindBytes(5, s.Data)
-		st.BindInt64(6, s.Position)
-		st.BindInt64(7, s.N)
-		st.BindInt64(8, s.Parked)
+		st.BindInt64(4, int64(s.Partition))
+		st.BindInt64(5, s.Version)
+		st.BindBytes(6, s.Data)
+		st.BindInt64(7, s.Position)
+		st.BindInt64(8, s.N)
+		st.BindInt64(9, s.Parked)
 		if err := run(st); err != nil {
 			return err
 		}
@@ -120,27 +95,28 @@ func (t *tx) writeStates(ss []driver.State) error {
 func (t *tx) writeParked(parked, unparked []driver.Parked) error {
 	for i := range parked {
 		p := &parked[i]
-		if err := exec(t.db.conn, "INSERT INTO deja_parked (offset, tenant, aggregate, key, id, n) VALUES (?, ?, ?, ?, ?, ?)",
-			p.Offset, p.Stream.Tenant, p.Stream.Aggregate, p.Stream.Key, p.Key[:], p.N); err != nil {
+		if err := exec(t.db.conn, "INSERT INTO deja_parked (partition, offset, tenant, aggregate, key, id, n) VALUES (?, ?, ?, ?, ?, ?, ?)",
+			p.Partition, p.Offset, p.Stream.Tenant, p.Stream.Aggregate, p.Stream.Key, p.Key[:], p.N); err != nil {
 			return err
 		}
 	}
 	for i := range unparked {
-		if err := exec(t.db.conn, "DELETE FROM deja_parked WHERE offset = ?", unparked[i].Offset); err != nil {
+		p := &unparked[i]
+		if err := exec(t.db.conn, "DELETE FROM deja_parked WHERE partition = ? AND offset = ?", p.Partition, p.Offset); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-const insertRepeat = `INSERT INTO deja_repeats (key, conflict, count, first, last) VALUES (?, ?, ?, ?, ?)
+const insertRepeat = `INSERT INTO deja_repeats (key, conflict, partition, count, first, last) VALUES (?, ?, ?, ?, ?, ?)
 	ON CONFLICT (key, conflict) DO UPDATE SET count = count + excluded.count,
 	first = min(first, excluded.first), last = max(last, excluded.last)`
 
 func (t *tx) writeRepeats(rs []driver.Repeat) error {
 	for _, i := range t.db.order(len(rs), func(i, j int32) int { return bytes.Compare(rs[i].Key[:], rs[j].Key[:]) }) {
 		r := &rs[i]
-		if err := exec(t.db.conn, insertRepeat, r.Key[:], r.Conflict, r.Count, r.First, r.Last); err != nil {
+		if err := exec(t.db.conn, insertRepeat, r.Key[:], r.Conflict, r.Partition, r.Count, r.First, r.Last); err != nil {
 			return err
 		}
 	}

@@ -1,8 +1,13 @@
 package sqlite_test
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
+	"slices"
+	"syscall"
 	"testing"
+	"time"
 
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
@@ -66,6 +71,81 @@ func benchBatch() *driver.Batch {
 		batch.States[i].Data = benchValue
 	}
 	return batch
+}
+
+// BenchmarkLedger looks 1,000 ids up and enters those that are new, of which 1 % are old ones, in a ledger that has so many
+// rows already. Its newest segment is empty at first, as is the empty ledger's: to compare them, give all the same
+// number of rounds, with -benchtime 300x, say.
+func BenchmarkLedger(b *testing.B) {
+	for _, kind := range []string{"v7", "v4"} {
+		for _, millions := range []int{0, 1, 10} {
+			b.Run(fmt.Sprintf("%s/%dM", kind, millions), func(b *testing.B) { benchLedger(b, kind, millions) })
+		}
+	}
+}
+
+func benchLedger(b *testing.B, kind string, millions int) {
+	const segment = 1_000_000
+	r := rand.New(rand.NewPCG(1, 2))
+	ms := uint64(1_700_000_000_000)
+	key := func() (k deja.ID) {
+		binary.BigEndian.PutUint64(k[:], r.Uint64())
+		binary.BigEndian.PutUint64(k[8:], r.Uint64())
+		if kind == "v7" { // 100 of one millisecond
+			if r.IntN(100) == 0 {
+				ms++
+			}
+			binary.BigEndian.PutUint64(k[:], ms<<16|r.Uint64N(1<<16))
+		}
+		return k
+	}
+	db := open(b, newPath(b))
+	l := acquire(b, db)
+	var old []deja.ID
+	keys := make([]deja.ID, segment)
+	for range millions {
+		for i := range keys {
+			keys[i] = key()
+			if r.IntN(100) == 0 {
+				old = append(old, keys[i])
+			}
+		}
+		must(b, db.Fill(keys))
+	}
+	// What filling has left to be written must not slow down what is measured.
+	must(b, db.Exec("PRAGMA wal_checkpoint(TRUNCATE)"))
+	syscall.Sync()
+	keys = keys[:benchRows]
+	rows := 0
+	begun := cpuTime(b)
+	for b.Loop() {
+		for i := range keys {
+			keys[i] = key()
+		}
+		for i := 0; i < benchRows/100 && len(old) > 0; i++ {
+			keys[i] = old[r.IntN(len(old))]
+		}
+		known, asked, err := db.Store().Lookup(b.Context(), keys)
+		must(b, err)
+		batch := &driver.Batch{Asked: asked}
+		for _, k := range keys {
+			if !slices.ContainsFunc(known, func(e driver.Entry) bool { return e.Key == k }) {
+				batch.Ledger = append(batch.Ledger, driver.Entry{Key: k, Status: deja.Applied})
+			}
+		}
+		l = step(b, db, l, batch)
+		rows += len(keys)
+	}
+	b.ReportMetric(float64(rows)/b.Elapsed().Seconds(), "rows/s")
+	b.ReportMetric(float64((cpuTime(b)-begun).Microseconds())/float64(rows), "cpu-µs/row")
+}
+
+// cpuTime is what the process has used: what a busy machine disturbs less than the time that passes.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkRaw inserts the same rows through the same driver into tables like ours, with nothing in between: append is

@@ -11,23 +11,56 @@ import (
 	"github.com/dejalog/deja/sqlite"
 )
 
+// The suite runs on topics of one partition, made at first use, and on topics of three, with segments of the ledger so
+// small that most cases seal some.
 func TestConformance(t *testing.T) {
-	drivertest.Run(t, drivertest.Harness{
+	t.Run("one partition", func(t *testing.T) { drivertest.Run(t, harness(1, 1_000_000)) })
+	t.Run("three partitions", func(t *testing.T) { drivertest.Run(t, harness(3, 2)) })
+}
+
+// harness makes topics of so many partitions, and segments of so many rows.
+func harness(partitions int32, segment int64) drivertest.Harness {
+	h := drivertest.Harness{
 		Open: func(t testing.TB) (driver.Log, driver.Store) {
 			db := open(t, newPath(t))
+			db.SealAt(segment)
 			return db.Log(), db.Store()
 		},
 		Reopen: func(t testing.TB, _ driver.Log, store driver.Store) (driver.Log, driver.Store) {
 			db := afterCrash(t, sqlite.Of(store))
+			db.SealAt(segment)
 			return db.Log(), db.Store()
 		},
 		Backup: func(t testing.TB, store driver.Store) func(driver.Store) {
-			must(t, copyStore(sqlite.Of(store), "", "saved_"))
-			return func(now driver.Store) { must(t, copyStore(sqlite.Of(now), "saved_", "")) }
+			must(t, sqlite.Of(store).Backup())
+			return func(now driver.Store) { must(t, sqlite.Of(now).Restore()) }
 		},
+		Copy: func(t testing.TB, _ driver.Log, store driver.Store) (driver.Log, driver.Store) {
+			db := sqlite.Of(store)
+			must(t, db.Close())
+			to := newPath(t)
+			copyFile(t, db.Path(), to)
+			must(t, sqlite.Adopt(t.Context(), to))
+			db = open(t, to)
+			db.SealAt(segment)
+			return db.Log(), db.Store()
+		},
+		ReadOnly: func(t testing.TB, _ driver.Log, store driver.Store) driver.Log {
+			db, err := sqlite.OpenReadOnly(t.Context(), sqlite.Of(store).Path())
+			must(t, err)
+			t.Cleanup(func() { must(t, db.Close()) })
+			return db.Log()
+		},
+		Roll:      func(t testing.TB, store driver.Store) { must(t, sqlite.Of(store).Roll()) },
 		Interrupt: func(_ testing.TB, store driver.Store, _ driver.Tx) { sqlite.Of(store).RollBack() },
 		SQL:       true,
-	})
+	}
+	if partitions > 1 {
+		h.Create = func(t testing.TB, log driver.Log, topic string) {
+			must(t, log.(driver.Importer).CreateTopic(t.Context(), topic, partitions))
+		}
+	}
+	return h
 }
 
 // afterCrash opens what the death of the process would leave of a database: its files, as they are.
@@ -41,28 +74,4 @@ func afterCrash(t testing.TB, db *sqlite.DB) *sqlite.DB {
 		copyFile(t, db.Path()+suffix, to+suffix)
 	}
 	return open(t, to)
-}
-
-// copyStore copies the tables of the store, but not those of the log: it goes back, its journal does not.
-func copyStore(db *sqlite.DB, from, to string) error {
-	if from == "" {
-		for _, table := range sqlite.StoreTables {
-			if err := db.Exec("CREATE TABLE IF NOT EXISTS " + to + table + " AS SELECT * FROM " + table + " WHERE 0"); err != nil {
-				return err
-			}
-		}
-	}
-	err := db.Exec("BEGIN IMMEDIATE")
-	for _, table := range sqlite.StoreTables {
-		if err == nil {
-			err = db.Exec("DELETE FROM " + to + table)
-		}
-		if err == nil {
-			err = db.Exec("INSERT INTO " + to + table + " SELECT * FROM " + from + table)
-		}
-	}
-	if err == nil {
-		err = db.Exec("COMMIT")
-	}
-	return err
 }

@@ -28,12 +28,14 @@ type DB struct {
 	guard *guard
 	lock  *lockfile
 
-	pool       *sqlitex.Pool
-	topics     topics
-	appends    appendQueue
-	scratch    []int32             // of whoever holds the gate: an order to write rows in
-	statements map[string]prepared // likewise: the projections', by text
-	inTx       atomic.Bool         // the gate's holder is a core transaction, which may take a while
+	pool        *sqlitex.Pool
+	topics      topics
+	appends     appendQueue
+	ledger      ledger
+	segmentRows int64               // at which a segment of the ledger is sealed
+	scratch     []int32             // of whoever holds the gate: an order to write rows in
+	statements  map[string]prepared // likewise: the projections', by text
+	inTx        atomic.Bool         // the gate's holder is a core transaction, which may take a while
 
 	closing chan struct{} // closed by Close
 	halting chan struct{} // closed when the database halts
@@ -43,7 +45,10 @@ type DB struct {
 }
 
 func newDB(path string) *DB {
-	return &DB{path: path, gate: make(chan struct{}, 1), closing: make(chan struct{}), halting: make(chan struct{}), statements: map[string]prepared{}}
+	return &DB{
+		path: path, gate: make(chan struct{}, 1), closing: make(chan struct{}), halting: make(chan struct{}),
+		statements: map[string]prepared{}, segmentRows: segmentRows,
+	}
 }
 
 // Path returns the database's path, made absolute.
@@ -51,7 +56,7 @@ func (db *DB) Path() string { return db.path }
 
 // Log returns the log in the file. Its Close ends the use of that
 // value alone: the file is closed by [DB.Close].
-func (db *DB) Log() driver.Log { return &log{db: db} }
+func (db *DB) Log() driver.Log { return newLog(db) }
 
 // Store returns the store in the file, which is a [driver.Joint] of the file's log. Its Close ends
 // the use of that value alone: the file is closed by [DB.Close].
@@ -81,6 +86,7 @@ func (db *DB) Size(ctx context.Context) (int64, error) {
 func (db *DB) Close() error {
 	db.once.Do(func() {
 		close(db.closing)
+		db.ledger.tending.close()
 		if db.conn == nil {
 			db.closed = db.pool.Close()
 			return

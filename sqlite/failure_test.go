@@ -292,8 +292,8 @@ func TestProjectionIsKeptIn(t *testing.T) {
 	db := open(t, newPath(t))
 	l := acquire(t, db, deja.TableDef{Name: "mine", DDL: "CREATE TABLE mine (x INTEGER)"})
 	for _, sql := range []string{
-		"INSERT INTO deja_ledger VALUES (x'00', x'00', 0, 0, 1)", "SELECT count(*) FROM deja_lease", "SELECT * FROM DEJA_states",
-		"UPDATE deja_lease SET n = 9", "DELETE FROM deja_log_1", "INSERT INTO mine SELECT n FROM deja_ledger",
+		"INSERT INTO deja_ledger_1 VALUES (x'00', x'00', 0, 0, 0, 1)", "SELECT count(*) FROM deja_lease", "SELECT * FROM DEJA_states",
+		"UPDATE deja_lease SET n = 9", "DELETE FROM deja_log_1", "INSERT INTO mine SELECT n FROM deja_ledger_1",
 		"ATTACH DATABASE 'x' AS y", "PRAGMA synchronous = OFF", "COMMIT", "ROLLBACK", "BEGIN", "SAVEPOINT s",
 		"CREATE TABLE yours (x)", "DROP TABLE mine", "ALTER TABLE mine ADD y", "CREATE TEMP TABLE t (x)", "VACUUM",
 		"SELECT name FROM sqlite_schema", "INSERT INTO mine VALUES (1); DELETE FROM mine",
@@ -315,7 +315,7 @@ func TestProjectionIsKeptIn(t *testing.T) {
 		}
 		must(t, tx.Rollback(t.Context()))
 	}
-	for _, ddl := range []string{"CREATE TABLE other (x)", "SELECT 1", "CREATE TABLE t AS SELECT * FROM deja_ledger", "DROP TABLE mine", "", "CREATE TABLE t (x DEFAULT current_date)", "CREATE TABLE t (x); CREATE TABLE u (x)"} {
+	for _, ddl := range []string{"CREATE TABLE other (x)", "SELECT 1", "CREATE TABLE t AS SELECT * FROM deja_ledger_1", "DROP TABLE mine", "", "CREATE TABLE t (x DEFAULT current_date)", "CREATE TABLE t (x); CREATE TABLE u (x)"} {
 		if _, err := db.Store().Acquire(t.Context(), assignment(t, db, deja.TableDef{Name: "t", DDL: ddl})); err == nil {
 			t.Errorf("%q made a table", ddl)
 		}

@@ -3,7 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"zombiezen.com/go/sqlite"
@@ -12,11 +12,14 @@ import (
 	"github.com/dejalog/deja/driver"
 )
 
-// log is the log in a database. A topic is a table, and has one partition.
+// log is the log in a database. Each partition of a topic is a table.
 type log struct {
 	db     *DB
-	closed atomic.Bool
+	once   sync.Once
+	closed chan struct{} // closed by Close
 }
+
+func newLog(db *DB) *log { return &log{db: db, closed: make(chan struct{})} }
 
 var (
 	_ driver.Log      = (*log)(nil)
@@ -30,24 +33,24 @@ const (
 
 // Topic returns a topic's identity. The cluster is the file.
 func (l *log) Topic(ctx context.Context, name string) (driver.Topic, error) {
-	t, err := l.partition(ctx, name, 0)
+	t, err := l.topic(ctx, name)
 	if err != nil {
 		return driver.Topic{}, err
 	}
-	return driver.Topic{Name: name, Cluster: l.db.id, ID: t.id, Partitions: 1, MaxRecord: maxRecord}, nil
+	return driver.Topic{Name: name, Cluster: l.db.id, ID: t.id, Partitions: int32(len(t.partitions)), MaxRecord: maxRecord}, nil
 }
 
 // Fetch returns records of at most 4 MiB together, or one. In a database that is open for reading it looks for new
 // records ten times a second.
 func (l *log) Fetch(ctx context.Context, from deja.Position, limit int) ([]driver.Record, error) {
-	t, err := l.partition(ctx, from.Topic, from.Partition)
+	p, err := l.partition(ctx, from.Topic, from.Partition)
 	if err != nil {
 		return nil, err
 	}
 	for {
 		// Asked for before we look: an append in between closes it, and we look again.
-		wake := t.waiter()
-		rs, err := l.fetch(ctx, t, from, max(limit, 1))
+		wake := p.waiter()
+		rs, err := l.fetch(ctx, p, from, max(limit, 1))
 		if err != nil || len(rs) > 0 {
 			return rs, err
 		}
@@ -70,6 +73,8 @@ func (l *log) wait(ctx context.Context, wake <-chan struct{}) error {
 	case <-poll:
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-l.closed:
+		return ErrClosed
 	case <-l.db.closing:
 		return ErrClosed
 	case <-l.db.halting:
@@ -79,12 +84,12 @@ func (l *log) wait(ctx context.Context, wake <-chan struct{}) error {
 }
 
 // fetch returns what there is from a position on; nothing at the end.
-func (l *log) fetch(ctx context.Context, t *topic, from deja.Position, limit int) (rs []driver.Record, err error) {
+func (l *log) fetch(ctx context.Context, p *partition, from deja.Position, limit int) (rs []driver.Record, err error) {
 	err = l.db.read(ctx, func(c *sqlite.Conn) error {
-		if rs, err = t.read(c, from.Offset, limit); err != nil || len(rs) > 0 && rs[0].Offset == from.Offset {
+		if rs, err = p.read(c, from.Offset, limit); err != nil || len(rs) > 0 && rs[0].Offset == from.Offset {
 			return err
 		}
-		first, end, err := t.bounds(c)
+		first, end, err := p.bounds(c)
 		switch {
 		case err != nil:
 			return err
@@ -101,8 +106,8 @@ func (l *log) fetch(ctx context.Context, t *topic, from deja.Position, limit int
 	return rs, nil
 }
 
-func (t *topic) read(c *sqlite.Conn, from int64, limit int) ([]driver.Record, error) {
-	st, err := c.Prepare(t.fetch)
+func (p *partition) read(c *sqlite.Conn, from int64, limit int) ([]driver.Record, error) {
+	st, err := c.Prepare(p.fetch)
 	if err != nil {
 		return nil, err
 	}
@@ -125,49 +130,62 @@ func (t *topic) read(c *sqlite.Conn, from int64, limit int) ([]driver.Record, er
 		if sum += size; sum > fetchBytes && len(rs) > 0 {
 			break
 		}
-		rs = append(rs, driver.Record{Offset: st.ColumnInt64(0), Time: timeOf(st.ColumnInt64(1)), Value: values.column(st, 2)})
+		rs = append(rs, driver.Record{
+			Partition: p.number, Offset: st.ColumnInt64(0), Time: timeOf(st.ColumnInt64(1)), Value: values.column(st, 2),
+		})
 	}
 	return rs, st.Reset()
 }
 
 // Bounds returns the offsets of the first record and after the last.
-func (l *log) Bounds(ctx context.Context, name string, partition int32) (first, end int64, err error) {
-	t, err := l.partition(ctx, name, partition)
+func (l *log) Bounds(ctx context.Context, name string, number int32) (first, end int64, err error) {
+	p, err := l.partition(ctx, name, number)
 	if err != nil {
 		return 0, 0, err
 	}
 	err = l.db.read(ctx, func(c *sqlite.Conn) error {
-		first, end, err = t.bounds(c)
+		first, end, err = p.bounds(c)
 		return err
 	})
 	return first, end, err
 }
 
-func (t *topic) bounds(c *sqlite.Conn) (first, end int64, err error) {
-	first, err = queryInt(c, t.first)
+func (p *partition) bounds(c *sqlite.Conn) (first, end int64, err error) {
+	first, err = queryInt(c, p.first)
 	if err != nil {
 		return 0, 0, err
 	}
-	end, _, err = t.end(c)
+	end, _, err = p.end(c)
 	return first, end, err
 }
 
-// partition returns a topic of which there must be that partition.
-func (l *log) partition(ctx context.Context, name string, partition int32) (*topic, error) {
-	if l.closed.Load() {
-		return nil, ErrClosed
-	}
-	if err := l.db.usable(); err != nil {
+// partition returns a partition of a topic.
+func (l *log) partition(ctx context.Context, name string, number int32) (*partition, error) {
+	t, err := l.topic(ctx, name)
+	if err != nil {
 		return nil, err
 	}
-	if partition != 0 {
-		return nil, fmt.Errorf("topic %s has no partition %d: an embedded log's have one, 0", name, partition)
+	return t.partition(number)
+}
+
+func (l *log) topic(ctx context.Context, name string) (*topic, error) {
+	if err := l.usable(); err != nil {
+		return nil, err
 	}
 	return l.db.topic(ctx, name)
 }
 
+func (l *log) usable() error {
+	select {
+	case <-l.closed:
+		return ErrClosed
+	default:
+		return l.db.usable()
+	}
+}
+
 // Close ends the use of this log; what it refers to lives as long as its [DB].
 func (l *log) Close() error {
-	l.closed.Store(true)
+	l.once.Do(func() { close(l.closed) })
 	return nil
 }

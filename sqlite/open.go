@@ -269,7 +269,7 @@ func (db *DB) setUpTables(version int, identity identity) error {
 	if err := exec(db.conn, "UPDATE deja_binding SET cluster = ? WHERE cluster = (SELECT lower(hex(id)) FROM deja_file)", db.id); err != nil {
 		return err
 	}
-	return exec(db.conn, "UPDATE deja_file SET id = ?, copied = copied OR ?", id, identity == adoptID)
+	return exec(db.conn, "UPDATE deja_file SET id = ?, adopted = adopted + ?", id, identity == adoptID)
 }
 
 // OpenReadOnly opens the database at path for reading, while another process may write it. It creates nothing: if

@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"bytes"
 	"context"
 	"slices"
 
@@ -11,79 +10,8 @@ import (
 	"github.com/dejalog/deja/driver"
 )
 
-// Progress returns how far the partition was handled.
-func (s *store) Progress(ctx context.Context, partition int32) (driver.Progress, error) {
-	var l driver.Lease
-	if partition != 0 {
-		return l.Progress, ctx.Err()
-	}
-	err := s.read(ctx, func(c *sqlite.Conn) error { return readLease(c, &l) })
-	return l.Progress, err
-}
-
-// Leases returns the only partition's lease.
-func (s *store) Leases(ctx context.Context) ([]driver.Lease, error) {
-	var l driver.Lease
-	err := s.read(ctx, func(c *sqlite.Conn) error { return readLease(c, &l) })
-	return []driver.Lease{l}, err
-}
-
-// Lookup returns the ledger's entries among the keys, in the order of keys.
-func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, asked int64, err error) {
-	if len(keys) == 0 {
-		return nil, 0, ctx.Err()
-	}
-	keys = slices.Clone(keys)
-	slices.SortFunc(keys, func(a, b deja.ID) int { return bytes.Compare(a[:], b[:]) })
-	keys = slices.Compact(keys)
-	err = s.readWarm(ctx, func(c *sqlite.Conn) error {
-		es, err = lookup(c, keys)
-		return err
-	})
-	return es, 0, err
-}
-
-func lookup(c *sqlite.Conn, keys []deja.ID) ([]driver.Entry, error) {
-	st, err := c.Prepare("SELECT key, hash, offset, n, status FROM deja_ledger WHERE key = ?")
-	if err != nil {
-		return nil, err
-	}
-	var es []driver.Entry
-	for i := range keys {
-		st.BindBytes(1, keys[i][:])
-		found, err := st.Step()
-		if err != nil {
-			return nil, err
-		}
-		if found {
-			es = append(es, readEntry(st))
-		}
-		if err := st.Reset(); err != nil {
-			return nil, err
-		}
-	}
-	return es, nil
-}
-
-func readEntry(st *sqlite.Stmt) (e driver.Entry) {
-	st.ColumnBytes(0, e.Key[:])
-	st.ColumnBytes(1, e.Hash[:])
-	e.Offset, e.N, e.Status = st.ColumnInt64(2), st.ColumnInt64(3), deja.Status(st.ColumnInt64(4))
-	return e
-}
-
-// Find returns entries in a range of keys.
-func (s *store) Find(ctx context.Context, lo, hi deja.ID, limit int) (es []driver.Entry, err error) {
-	err = s.read(ctx, func(c *sqlite.Conn) error {
-		es = nil
-		return query(c, "SELECT key, hash, offset, n, status FROM deja_ledger WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?",
-			func(st *sqlite.Stmt) error { es = append(es, readEntry(st)); return nil }, lo[:], hi[:], max(limit, 0))
-	})
-	return es, err
-}
-
 const (
-	stateColumns = "SELECT tenant, aggregate, key, version, data, position, n, parked FROM deja_states "
+	stateColumns = "SELECT tenant, aggregate, key, partition, version, data, position, n, parked FROM deja_states "
 	selectState  = stateColumns + "WHERE tenant = ? AND aggregate = ? AND key = ?"
 	selectStates = stateColumns + "WHERE (tenant, aggregate, key) > (?, ?, ?) ORDER BY tenant, aggregate, key LIMIT ?"
 )
@@ -133,8 +61,8 @@ func load(c *sqlite.Conn, streams []deja.Stream) ([]driver.State, error) {
 // readState reads all but the stream, which Load's caller has given.
 func readState(st *sqlite.Stmt, stream deja.Stream, data *blobs) driver.State {
 	return driver.State{
-		Stream: stream, Version: st.ColumnInt64(3), Data: data.column(st, 4),
-		Position: st.ColumnInt64(5), N: st.ColumnInt64(6), Parked: st.ColumnInt64(7),
+		Stream: stream, Partition: st.ColumnInt32(3), Version: st.ColumnInt64(4), Data: data.column(st, 5),
+		Position: st.ColumnInt64(6), N: st.ColumnInt64(7), Parked: st.ColumnInt64(8),
 	}
 }
 
@@ -157,23 +85,20 @@ func (s *store) States(ctx context.Context, after deja.Stream, limit int) (ss []
 
 const (
 	parkedColumns      = "SELECT offset, tenant, aggregate, key, id, n FROM deja_parked "
-	selectParked       = parkedColumns + "WHERE offset >= ? ORDER BY offset LIMIT ?"
-	selectParkedStream = parkedColumns + "WHERE tenant = ? AND aggregate = ? AND key = ? AND offset >= ? ORDER BY offset LIMIT ?"
+	selectParked       = parkedColumns + "WHERE partition = ? AND offset >= ? ORDER BY offset LIMIT ?"
+	selectParkedStream = parkedColumns + "WHERE tenant = ? AND aggregate = ? AND key = ? AND partition = ? AND offset >= ? ORDER BY offset LIMIT ?"
 )
 
 // Parked returns parked messages in the order of their offsets.
 func (s *store) Parked(ctx context.Context, partition int32, stream deja.Stream, from int64, limit int) (ps []driver.Parked, err error) {
-	if partition != 0 {
-		return nil, ctx.Err()
-	}
-	sql, args := selectParked, []any{from, max(limit, 0)}
+	sql, args := selectParked, []any{partition, from, max(limit, 0)}
 	if stream != (deja.Stream{}) {
-		sql, args = selectParkedStream, []any{stream.Tenant, stream.Aggregate, stream.Key, from, max(limit, 0)}
+		sql, args = selectParkedStream, []any{stream.Tenant, stream.Aggregate, stream.Key, partition, from, max(limit, 0)}
 	}
 	err = s.read(ctx, func(c *sqlite.Conn) error {
 		ps = nil
 		return query(c, sql, func(st *sqlite.Stmt) error {
-			p := driver.Parked{Offset: st.ColumnInt64(0), Stream: readStream(st, 1), N: st.ColumnInt64(5)}
+			p := driver.Parked{Partition: partition, Offset: st.ColumnInt64(0), Stream: readStream(st, 1), N: st.ColumnInt64(5)}
 			st.ColumnBytes(4, p.Key[:])
 			ps = append(ps, p)
 			return nil
@@ -186,10 +111,11 @@ func (s *store) Parked(ctx context.Context, partition int32, stream deja.Stream,
 func (s *store) Repeats(ctx context.Context, key deja.ID) (rs []driver.Repeat, err error) {
 	err = s.read(ctx, func(c *sqlite.Conn) error {
 		rs = nil
-		return query(c, "SELECT conflict, count, first, last FROM deja_repeats WHERE key = ? ORDER BY conflict",
+		return query(c, "SELECT conflict, partition, count, first, last FROM deja_repeats WHERE key = ? ORDER BY conflict",
 			func(st *sqlite.Stmt) error {
 				rs = append(rs, driver.Repeat{
-					Key: key, Conflict: st.ColumnBool(0), Count: st.ColumnInt64(1), First: st.ColumnInt64(2), Last: st.ColumnInt64(3),
+					Key: key, Conflict: st.ColumnBool(0), Partition: st.ColumnInt32(1),
+					Count: st.ColumnInt64(2), First: st.ColumnInt64(3), Last: st.ColumnInt64(4),
 				})
 				return nil
 			}, key[:])

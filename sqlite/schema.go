@@ -18,9 +18,9 @@ var migrations = []func(*sqlite.Conn) error{createFile}
 // createFile makes the tables of the file and of the log. Those of the store are made by repairStore.
 func createFile(c *sqlite.Conn) error {
 	for _, ddl := range []string{
-		// copied: the database was adopted and its next incarnation has not begun.
-		`CREATE TABLE deja_file (one INTEGER PRIMARY KEY CHECK (one = 1), id BLOB NOT NULL, copied INTEGER NOT NULL DEFAULT 0) STRICT`,
-		`CREATE TABLE deja_topics (k INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, id TEXT NOT NULL) STRICT`,
+		// adopted: how often the database was, as a copy.
+		`CREATE TABLE deja_file (one INTEGER PRIMARY KEY CHECK (one = 1), id BLOB NOT NULL, adopted INTEGER NOT NULL DEFAULT 0) STRICT`,
+		`CREATE TABLE deja_topics (k INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, id TEXT NOT NULL, partitions INTEGER NOT NULL) STRICT`,
 	} {
 		if err := exec(c, ddl); err != nil {
 			return err
@@ -35,34 +35,41 @@ var storeTables = []struct{ name, ddl string }{
 		role TEXT PRIMARY KEY, name TEXT NOT NULL, cluster TEXT NOT NULL, id TEXT NOT NULL, partitions INTEGER NOT NULL
 	) STRICT, WITHOUT ROWID`},
 	{"deja_lease", `CREATE TABLE deja_lease (
-		one INTEGER PRIMARY KEY CHECK (one = 1),
+		partition INTEGER PRIMARY KEY,
 		epoch INTEGER NOT NULL, nonce BLOB NOT NULL, token BLOB NOT NULL,
 		position INTEGER NOT NULL, n INTEGER NOT NULL, chain BLOB NOT NULL, time INTEGER NOT NULL,
 		incarnation INTEGER NOT NULL, incarnation_nonce BLOB NOT NULL, fold TEXT NOT NULL,
-		logged_n INTEGER NOT NULL, logged_offset INTEGER NOT NULL
+		logged_n INTEGER NOT NULL, logged_offset INTEGER NOT NULL,
+		owner BLOB NOT NULL, until INTEGER NOT NULL, tried BLOB NOT NULL, tries INTEGER NOT NULL,
+		careful INTEGER NOT NULL, attempted INTEGER NOT NULL, attempts BLOB NOT NULL,
+		ready INTEGER NOT NULL, adopted INTEGER NOT NULL
 	) STRICT`},
-	{"deja_ledger", `CREATE TABLE deja_ledger (
-		key BLOB PRIMARY KEY, hash BLOB NOT NULL, offset INTEGER NOT NULL, n INTEGER NOT NULL, status INTEGER NOT NULL
+	{"deja_ledger", `CREATE TABLE deja_ledger (segment INTEGER PRIMARY KEY, stamp BLOB NOT NULL, rows INTEGER NOT NULL) STRICT`},
+	{"deja_ledger_parked", `CREATE TABLE deja_ledger_parked (
+		key BLOB PRIMARY KEY, segment INTEGER NOT NULL, settled INTEGER NOT NULL
 	) STRICT, WITHOUT ROWID`},
+	{"deja_ledger_settled", `CREATE INDEX deja_ledger_settled ON deja_ledger_parked (settled)`},
 	{"deja_states", `CREATE TABLE deja_states (
-		tenant TEXT NOT NULL, aggregate TEXT NOT NULL, key TEXT NOT NULL,
+		tenant TEXT NOT NULL, aggregate TEXT NOT NULL, key TEXT NOT NULL, partition INTEGER NOT NULL,
 		version INTEGER NOT NULL, data BLOB NOT NULL, position INTEGER NOT NULL, n INTEGER NOT NULL, parked INTEGER NOT NULL,
 		PRIMARY KEY (tenant, aggregate, key)
 	) STRICT, WITHOUT ROWID`},
 	{"deja_parked", `CREATE TABLE deja_parked (
-		offset INTEGER PRIMARY KEY, tenant TEXT NOT NULL, aggregate TEXT NOT NULL, key TEXT NOT NULL,
-		id BLOB NOT NULL, n INTEGER NOT NULL
-	) STRICT`},
-	{"deja_parked_stream", `CREATE INDEX deja_parked_stream ON deja_parked (tenant, aggregate, key, offset)`},
+		partition INTEGER NOT NULL, offset INTEGER NOT NULL, tenant TEXT NOT NULL, aggregate TEXT NOT NULL, key TEXT NOT NULL,
+		id BLOB NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (partition, offset)
+	) STRICT, WITHOUT ROWID`},
+	{"deja_parked_stream", `CREATE INDEX deja_parked_stream ON deja_parked (tenant, aggregate, key, partition, offset)`},
 	{"deja_repeats", `CREATE TABLE deja_repeats (
-		key BLOB NOT NULL, conflict INTEGER NOT NULL, count INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
-		PRIMARY KEY (key, conflict)
+		key BLOB NOT NULL, conflict INTEGER NOT NULL, partition INTEGER NOT NULL,
+		count INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (key, conflict)
 	) STRICT, WITHOUT ROWID`},
 	{"deja_tables", `CREATE TABLE deja_tables (name TEXT PRIMARY KEY, ddl TEXT NOT NULL) STRICT, WITHOUT ROWID`},
 }
 
-const insertLease = `INSERT OR IGNORE INTO deja_lease
-	VALUES (1, 0, zeroblob(16), zeroblob(16), 0, 0, zeroblob(32), ?, 0, zeroblob(16), '', 0, 0)`
+// filtersTable holds the filters of the ledger's sealed segments. Each is made anew where it is missing, as is the table.
+const filtersTable = `CREATE TABLE IF NOT EXISTS deja_filters (
+	segment INTEGER PRIMARY KEY, stamp BLOB NOT NULL, rows INTEGER NOT NULL, filter BLOB NOT NULL
+) STRICT`
 
 // format tells what the file is: its version, 0 for a fresh one.
 func format(c *sqlite.Conn) (version int, err error) {
@@ -106,10 +113,13 @@ func migrate(c *sqlite.Conn, version int) error {
 	return exec(c, fmt.Sprintf("PRAGMA user_version = %d", len(migrations)))
 }
 
-// checkLog returns an error if a topic's table is not there: what was acknowledged is lost.
+// checkLog returns an error if a partition's table is not there: what was acknowledged is lost.
 func checkLog(c *sqlite.Conn) error {
-	return query(c, `SELECT t.name, 'deja_log_' || t.k FROM deja_topics t
-		WHERE NOT EXISTS (SELECT 1 FROM sqlite_schema s WHERE s.type = 'table' AND s.name = 'deja_log_' || t.k)`,
+	return query(c, `WITH RECURSIVE partition (name, k, of) AS (
+			SELECT name, k, partitions FROM deja_topics UNION ALL SELECT name, k + 1, of - 1 FROM partition WHERE of > 1
+		)
+		SELECT name, 'deja_log_' || k FROM partition
+		WHERE NOT EXISTS (SELECT 1 FROM sqlite_schema s WHERE s.type = 'table' AND s.name = 'deja_log_' || k)`,
 		func(st *sqlite.Stmt) error {
 			return fmt.Errorf("%w: topic %q has lost its table %s", ErrCorrupt, st.ColumnText(0), st.ColumnText(1))
 		})
@@ -117,15 +127,15 @@ func checkLog(c *sqlite.Conn) error {
 
 // repairStore makes the store's tables where they are missing, in the caller's transaction. If any is, or one of a
 // projection, all begin empty: what is left of a cache is worth nothing once a part of it is gone, and with the
-// progress at zero the engine folds it anew from the journal. Epoch and incarnation stay where they are known.
+// progress at zero the engine folds it anew from the journals. Epochs and incarnations stay where they are known.
 func repairStore(c *sqlite.Conn) error {
 	missing := 0
 	for _, t := range storeTables {
-		n, err := queryInt(c, "SELECT count(*) FROM sqlite_schema WHERE name = ?", t.name)
+		there, err := exists(c, t.name)
 		if err != nil {
 			return err
 		}
-		if n > 0 {
+		if there {
 			continue
 		}
 		missing++
@@ -133,29 +143,52 @@ func repairStore(c *sqlite.Conn) error {
 			return err
 		}
 	}
-	if err := exec(c, insertLease, zeroTime); err != nil {
+	if err := exec(c, filtersTable); err != nil {
 		return err
 	}
 	lost, err := queryInt(c, `SELECT count(*) FROM deja_tables t
 		WHERE NOT EXISTS (SELECT 1 FROM sqlite_schema s WHERE s.type = 'table' AND lower(s.name) = lower(t.name))`)
-	if err != nil || missing == 0 && lost == 0 {
+	if err != nil {
+		return err
+	}
+	segment, err := lostSegment(c)
+	if err != nil || missing == 0 && lost == 0 && segment == "" {
 		return err
 	}
 	return emptyStore(c)
 }
 
+func exists(c *sqlite.Conn, name string) (bool, error) {
+	n, err := queryInt(c, "SELECT count(*) FROM sqlite_schema WHERE name = ?", name)
+	return n > 0, err
+}
+
+// lostSegment names a segment of the ledger that is not there, or nothing.
+func lostSegment(c *sqlite.Conn) (string, error) {
+	return queryText(c, `WITH RECURSIVE want (segment) AS (
+			SELECT coalesce(max(segment), 1) FROM deja_ledger UNION ALL SELECT segment - 1 FROM want WHERE segment > 1
+		)
+		SELECT 'deja_ledger_' || segment FROM want
+		WHERE NOT EXISTS (SELECT 1 FROM deja_ledger l WHERE l.segment = want.segment)
+		OR NOT EXISTS (SELECT 1 FROM sqlite_schema s WHERE s.type = 'table' AND s.name = 'deja_ledger_' || segment)`)
+}
+
 // checkStore returns an error if a table of the store is missing.
 func checkStore(c *sqlite.Conn) error {
 	for _, t := range storeTables {
-		n, err := queryInt(c, "SELECT count(*) FROM sqlite_schema WHERE name = ?", t.name)
+		there, err := exists(c, t.name)
 		if err != nil {
 			return err
 		}
-		if n == 0 {
+		if !there {
 			return fmt.Errorf("%w: there is no %s", ErrNoStore, t.name)
 		}
 	}
-	return nil
+	lost, err := lostSegment(c)
+	if err == nil && lost != "" {
+		err = fmt.Errorf("%w: there is no %s", ErrNoStore, lost)
+	}
+	return err
 }
 
 // fileID returns the id that the database was made with, in hex.

@@ -218,7 +218,7 @@ func TestStoreReadsBack(t *testing.T) {
 		Repeats:  []driver.Repeat{{Key: id(1), Count: 1, First: 9, Last: 9}},
 	})
 	s := db.Store()
-	es, err := s.Lookup(t.Context(), []deja.ID{id(3), id(2), id(1), id(2)})
+	es, _, err := s.Lookup(t.Context(), []deja.ID{id(3), id(2), id(1), id(2)})
 	must(t, err)
 	if len(es) != 2 || es[0] != b.Ledger[1] || es[1].Status != deja.Applied || es[1].N != 2 {
 		t.Fatalf("entries %v", es)
@@ -254,7 +254,7 @@ func TestLedgerIsNeverOverwritten(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "settled already") || tx.Commit(t.Context()) == nil {
 		t.Fatalf("a settled key was settled again: %v", err)
 	}
-	es, err := db.Store().Lookup(t.Context(), []deja.ID{id(1)})
+	es, _, err := db.Store().Lookup(t.Context(), []deja.ID{id(1)})
 	must(t, err)
 	if len(es) != 1 || es[0] != e {
 		t.Fatalf("entries %v", es)

@@ -20,8 +20,9 @@ type tx struct {
 	lease    driver.Lease
 	token    []byte
 	sql      projector
-	journal  *topic // that records were appended to
-	writer   topicWriter
+	journal  *partition // that records were appended to
+	writer   writer
+	sealed   *sealing // a segment of the ledger, if one was
 	err      error
 	advanced bool
 	ended    bool
@@ -52,7 +53,7 @@ func (s *store) Begin(ctx context.Context, l driver.Lease) (driver.Tx, error) {
 	}
 	t := &tx{db: db, lease: l, token: random()}
 	t.sql.tx = t
-	err := fenced(db.conn, "UPDATE deja_lease SET token = ? WHERE epoch = ? AND nonce = ?", t.token, l.Epoch, l.Nonce[:])
+	err := underLease(db.conn, l, "UPDATE deja_lease SET token = ?", t.token)
 	if err != nil && !errors.Is(err, driver.ErrFenced) {
 		db.rollback()
 		db.release()
@@ -115,9 +116,9 @@ func (t *tx) Advance(ctx context.Context, from, to driver.Progress) error {
 	l := &t.lease
 	err := fenced(t.db.conn, advance,
 		to.Position, to.N, to.Chain[:], micros(to.Time), to.Incarnation.Number, to.Incarnation.Nonce[:], to.Fold,
-		l.Epoch, l.Nonce[:], t.token, from.Position, from.N, from.Chain[:])
+		l.Partition, l.Epoch, l.Nonce[:], t.token, from.Position, from.N, from.Chain[:])
 	if err == nil && from.Incarnation != to.Incarnation {
-		err = exec(t.db.conn, "UPDATE deja_file SET copied = 0 WHERE copied <> 0")
+		err = exec(t.db.conn, renewed, l.Partition)
 	}
 	t.advanced = err == nil
 	return t.fail(err)
@@ -125,8 +126,8 @@ func (t *tx) Advance(ctx context.Context, from, to driver.Progress) error {
 
 // elsewhere reports whether it is certain that the store is not where the caller left it.
 func (t *tx) elsewhere(from driver.Progress) bool {
-	there, err := queryInt(t.db.conn, "SELECT count(*) FROM deja_lease WHERE position = ? AND n = ? AND chain = ?",
-		from.Position, from.N, from.Chain[:])
+	there, err := queryInt(t.db.conn, "SELECT count(*) FROM deja_lease WHERE partition = ? AND position = ? AND n = ? AND chain = ?",
+		t.lease.Partition, from.Position, from.N, from.Chain[:])
 	return err == nil && there == 0
 }
 
@@ -148,6 +149,9 @@ func (t *tx) Commit(ctx context.Context) error {
 		t.err = err
 		t.end()
 		return fmt.Errorf("commit: %w", err)
+	}
+	if t.sealed != nil {
+		t.db.ledger.committed(t.sealed, t.db)
 	}
 	t.end()
 	if t.journal != nil {

@@ -44,41 +44,35 @@ var list = []Mutant{
 		Run:     "^TestDoTellsTheFirstOutcomeEveryTime$",
 		Edits: []Edit{{"internal/step/handle.go", `	case known && first.Hash == m.Hash:`, `	case known:`}, {"internal/step/handle.go", `	case known:
 		paths, err`, `	case known && first.Hash != m.Hash:
-		paths, err`}, {"engine/client.go", `len(es) == 0 || es[0].Hash != m.hash || es[0].Status == deja.Parked`, `len(es) == 0 || es[0].Status == deja.Parked`}},
+		paths, err`}, {"engine/client.go", `len(es) == 0 || es[0].Hash != m.hash {`, `len(es) == 0 {`}},
 	},
 	{
 		Name:    "position-at-most",
 		Rule:    "The position is compared for equality: a store that went back must not be advanced over what it lost.",
 		Package: "./sqlite",
 		Run:     "^TestConformance$",
-		Edits:   []Edit{{"sqlite/lease.go", "WHERE epoch = ? AND nonce = ? AND token = ? AND position = ?", "WHERE epoch = ? AND nonce = ? AND token = ? AND position <= ?"}},
+		Edits:   []Edit{{"sqlite/lease.go", "AND token = ? AND position = ? AND n = ?", "AND token = ? AND position <= ? AND n = ?"}},
 	},
 	{
 		Name:    "chain-not-compared",
 		Rule:    "The chain is compared: the same position on another time line is another history.",
 		Package: "./sqlite",
 		Run:     "^TestConformance$",
-		Edits:   []Edit{{"sqlite/lease.go", "AND position = ? AND n = ? AND chain = ?`", "AND position = ? AND n = ? AND (chain = ? OR true)`"}},
+		Edits:   []Edit{{"sqlite/lease.go", "AND position = ? AND n = ? AND chain = ?\"", "AND position = ? AND n = ? AND (chain = ? OR true)\""}},
 	},
 	{
 		Name:    "epoch-not-compared",
 		Rule:    "A worker whose partition was taken over writes nothing.",
 		Package: "./sqlite",
 		Run:     "^TestConformance$",
-		Edits: []Edit{
-			{"sqlite/lease.go", "WHERE epoch = ? AND nonce = ? AND token = ?", "WHERE (epoch = ? OR true) AND nonce = ? AND token = ?"},
-			{"sqlite/tx.go", "WHERE epoch = ? AND nonce = ?\"", "WHERE (epoch = ? OR true) AND nonce = ?\""},
-		},
+		Edits:   []Edit{{"sqlite/lease.go", "partition = ? AND epoch = ? AND nonce = ?\"", "partition = ? AND (epoch = ? OR true) AND nonce = ?\""}},
 	},
 	{
 		Name:    "nonce-not-compared",
 		Rule:    "Epochs repeat after a fail-over; the nonce of the take-over tells them apart.",
 		Package: "./sqlite",
 		Run:     "^TestConformance$",
-		Edits: []Edit{
-			{"sqlite/lease.go", "WHERE epoch = ? AND nonce = ? AND token = ?", "WHERE epoch = ? AND (nonce = ? OR true) AND token = ?"},
-			{"sqlite/tx.go", "WHERE epoch = ? AND nonce = ?\"", "WHERE epoch = ? AND (nonce = ? OR true)\""},
-		},
+		Edits:   []Edit{{"sqlite/lease.go", "partition = ? AND epoch = ? AND nonce = ?\"", "partition = ? AND epoch = ? AND (nonce = ? OR true)\""}},
 	},
 	{
 		Name:    "self-rollback-unnoticed",
@@ -136,37 +130,30 @@ var list = []Mutant{
 		w.released = b.to.N
 		return nil
 	}
-	if !b.out.Logged {`, `	w.released = b.to.N
+	if b.out.Logged {`, `	w.released = b.to.N
 	if w.joint {
 		return nil
 	}
-	if !b.out.Logged {`}},
+	if b.out.Logged {`}},
 	},
 	{
 		Name:    "commit-error-taken-as-no",
 		Rule:    "An error of COMMIT is settled by a new epoch before anyone is told anything.",
 		Package: "./engine",
 		Run:     "^TestAnUnknownCommitIsSettledBeforeItIsTold$",
-		Edits: []Edit{{"engine/partition.go", `			done, err := w.Handle(ctx, f.ms)
-			p.warnOfParked(ctx, done)
-			if err != nil {
-				return err
-			}`, `			done, err := w.Handle(ctx, f.ms)
-			if errors.Is(err, step.ErrUnknown) { // so nothing was written: say so
-				p.setHalted(err)
-				p.setHalted(cmp.Or[error](nil))
-			}
-			if err != nil {
-				return err
-			}`}, {"engine/partition.go", `		if offset < p.told {
-			return s, nil
+		Edits: []Edit{
+			{"engine/pipeline.go", `	"context"
+`, `	"context"
+	"errors"
+`},
+			{"engine/pipeline.go", `		done, err := l.w.Commit(l.ctx, b)
+`, `		done, err := l.w.Commit(l.ctx, b)
+		if errors.Is(err, step.ErrUnknown) { // so nothing was written
+			<-l.flying
+			continue
 		}
-		return nil, cmp.Or(p.halted, errStopped)
-	case <-ctx.Done():`, `		if offset < p.told {
-			return s, nil
-		}
-		return nil, step.ErrUnknown
-	case <-ctx.Done():`}},
+`},
+		},
 	},
 	{
 		Name:    "parked-key-not-blocked",
@@ -181,7 +168,7 @@ var list = []Mutant{
 		Package: "./internal/step",
 		Run:     "^TestSimulation$",
 		Edits: []Edit{
-			{"internal/step/worker.go", `func (w *Worker) forget() { w.states, w.changed = map[deja.Stream]*held{}, nil }`, `func (w *Worker) forget() {
+			{"internal/step/worker.go", `func (w *Worker) forget() { w.states, w.changed, w.bytes = map[deja.Stream]*held{}, nil, 0 }`, `func (w *Worker) forget() {
 	if w.states == nil {
 		w.states = map[deja.Stream]*held{}
 	}
@@ -208,7 +195,7 @@ var list = []Mutant{
 		Package: "./internal/step",
 		Run:     "^TestAStoreBehindItsJournalAdoptsIt$",
 		Edits: []Edit{{"internal/step/takeover.go", `	if found.back {
-		if err := w.beginLife(ctx, from); err != nil {
+		if err := w.beginLife(ctx, r); err != nil {
 			return err
 		}
 	}
@@ -219,7 +206,7 @@ var list = []Mutant{
 		Rule:    "What is read before the transaction must not be ahead of the worker.",
 		Package: "./internal/step",
 		Run:     "^TestWhatWasReadMustNotBeAheadOfTheWorker$",
-		Edits:   []Edit{{"internal/step/handle.go", `e.Partition == b.w.cfg.Partition && e.N > b.from.N {`, `e.Partition == b.w.cfg.Partition && e.N > b.from.N+1000 {`}},
+		Edits:   []Edit{{"internal/step/handle.go", `e.Partition == b.w.cfg.Partition && e.N > b.committed {`, `e.Partition == b.w.cfg.Partition && e.N > b.committed+1000 {`}},
 	},
 	{
 		Name:    "relay-past-a-failure",
@@ -227,9 +214,9 @@ var list = []Mutant{
 		Package: "./internal/step",
 		Run:     "^TestTheRelayStopsAtAFailure$",
 		Edits: []Edit{{"internal/step/relay.go", `		if _, err := w.cfg.Log.Append(ctx, w.journal.Name, recs); err != nil {
-			return fmt.Errorf("relay decisions from %d on: %w", kept[0].N, err)
+			return fmt.Errorf("relay decisions from %d on: %w", waiting[0].N, err)
 		}
-		w.relayed = kept[len(kept)-1].N`, `		w.relayed = kept[len(kept)-1].N
+		w.relayed = waiting[len(waiting)-1].N`, `		w.relayed = waiting[len(waiting)-1].N
 		if _, err := w.cfg.Log.Append(ctx, w.journal.Name, recs); err != nil {
 			continue
 		}`}},
@@ -286,5 +273,99 @@ var list = []Mutant{
 		Package: "./internal/step",
 		Run:     "^TestADecisionTooLargeForTheJournalIsRefused$",
 		Edits:   []Edit{{"internal/step/handle.go", `	case len(raw) > b.w.journal.MaxRecord:`, `	case len(raw) > 1<<30:`}},
+	},
+	{
+		Name:    "committed-is-told",
+		Rule:    "Whoever waits is told what the journal has, never what is only committed.",
+		Package: "./engine",
+		Run:     "^TestNothingIsToldBeforeTheJournalHasIt$",
+		Edits: []Edit{
+			{"engine/pipeline.go", `	"github.com/dejalog/deja/internal/step"
+`, `	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/step"
+`},
+			{"engine/pipeline.go", `	l.p.warnOfParked(l.ctx, done)
+`, `	l.p.warnOfParked(l.ctx, done)
+	for i := range done {
+		if done[i].Record != nil {
+			l.p.tail.tell(l.p.tail.reading, []journal.Entry{{Record: done[i].Record}})
+		}
+	}
+`},
+		},
+	},
+	{
+		Name:    "act-beside-a-commit",
+		Rule:    "An operator's act is handled with nothing under way: what is not committed yet it would miss.",
+		Package: "./engine",
+		Run:     "^TestAnActSeesWhatWasParkedRightBeforeIt$",
+		Edits: []Edit{{"engine/pipeline.go", `		done, err := l.w.Commit(l.ctx, b)
+		if err != nil {
+			return err
+		}
+		l.settled(done)
+		<-l.flying
+`, `		<-l.flying
+		done, err := l.w.Commit(l.ctx, b)
+		if err != nil {
+			return err
+		}
+		l.settled(done)
+`}},
+	},
+	{
+		Name:    "barrier-ignored",
+		Rule:    "Nobody decides while the ledger of a store that was made anew has gaps.",
+		Package: "./engine",
+		Run:     "^TestNobodyDecidesBeforeAllJournalsAreRead$",
+		Edits:   []Edit{{"engine/partition.go", `len(missing) == 0 {`, `len(missing) >= 0 {`}},
+	},
+	{
+		Name:    "idle-worker-not-fenced",
+		Rule:    "A worker that has nothing to write notices too that its lease is another's: it would keep all others waiting.",
+		Package: "./engine",
+		Run:     "^TestANewerFoldVersionSupersedesAnOlderProcess$",
+		Edits:   []Edit{{"engine/partition.go", `newest.Epoch > p.epoch {`, `newest.Epoch < 0 {`}},
+	},
+	{
+		Name:    "deaths-not-counted",
+		Rule:    "A message that kills its processes is parked after a stated number of them.",
+		Package: "./engine",
+		Run:     "^TestAMessageThatKillsItsProcessIsParked$",
+		Edits:   []Edit{{"engine/pipeline.go", `died >= maxAttempts {`, `died < 0 {`}},
+	},
+	{
+		Name:    "lease-kept-by-nobody",
+		Rule:    "A process does not keep what it does not work on from those who would.",
+		Package: "./engine",
+		Run:     "^TestALeaseWithoutAWorkerIsGivenBack$",
+		Edits:   []Edit{{"engine/run.go", `l.Owner != r.member.ID || r.jobs`, `l.Owner == r.member.ID || r.jobs`}},
+	},
+	{
+		Name:    "cursor-ahead-of-the-inbox",
+		Rule:    "A cursor moves on when all before it is durable where it goes.",
+		Package: "./engine",
+		Run:     "^TestTheCursorIsNeverAheadOfTheInbox$",
+		Edits: []Edit{{"engine/consume.go", `		if len(rs) > 0 {
+`, `		if err := cursors.SetCursor(ctx, reader, c.Topic, number, recs[len(recs)-1].Offset+1); err != nil {
+			return err
+		}
+		if len(rs) > 0 {
+`}},
+	},
+	{
+		Name:    "not-understood-and-skipped",
+		Rule:    "A foreign record that is not understood is not skipped.",
+		Package: "./engine",
+		Run:     "^TestAForeignRecordThatIsNotUnderstoodStopsItsPartition$",
+		Edits: []Edit{{"engine/consume.go", `			more, err := p.e.consumed(c, t, &recs[i])
+			if err != nil {
+				return err
+			}
+`, `			more, err := p.e.consumed(c, t, &recs[i])
+			if err != nil {
+				continue
+			}
+`}},
 	},
 }

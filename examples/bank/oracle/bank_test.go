@@ -251,8 +251,13 @@ func statement(t *testing.T, path string) map[month]sum {
 // wantStatement compares the projection's table with the oracle after so many rows.
 func wantStatement(t *testing.T, path string, o *oracle, rows int) {
 	t.Helper()
-	if got, want := statement(t, path), o.statement(rows); !maps.Equal(got, want) || len(want) == 0 {
-		t.Errorf("%s: %d lines of statement are not the oracle's %d", path, len(got), len(want))
+	wantLines(t, path, statement(t, path), o, rows)
+}
+
+func wantLines(t *testing.T, where string, got map[month]sum, o *oracle, rows int) {
+	t.Helper()
+	if want := o.statement(rows); !maps.Equal(got, want) || len(want) == 0 {
+		t.Errorf("%s: %d lines of statement are not the oracle's %d", where, len(got), len(want))
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 	zombiezen "zombiezen.com/go/sqlite"
 )
 
-// inbox and journal are the tables of the two topics.
-const inbox, journal = "deja_log_1", "deja_log_2"
+// inboxTable and journalTable are the tables of the two topics.
+const inboxTable, journalTable = "deja_log_1", "deja_log_2"
 
 // tamper changes the first digit of the amount that a record of the log has, and nothing else.
 func tamper(t *testing.T, path, table string, offset int64) {
@@ -55,7 +55,7 @@ func TestVerifyFindsWhatWasTamperedWith(t *testing.T) {
 	for _, c := range []struct {
 		table  string
 		offset int64
-	}{{journal, 0}, {journal, middle}, {journal, messages - 1}, {inbox, middle}} {
+	}{{journalTable, 0}, {journalTable, middle}, {journalTable, messages - 1}, {inboxTable, middle}} {
 		t.Run(fmt.Sprintf("%s at %d", c.table, c.offset), func(t *testing.T) {
 			t.Parallel()
 			path := copyOf(t, f)
@@ -63,7 +63,7 @@ func TestVerifyFindsWhatWasTamperedWith(t *testing.T) {
 			verify := []string{"verify", "--procs", "2", "--db", path, "--json"}
 			id := ids[c.offset].ID().String()
 			wantNo(t, bank(t, verify...), []int{1}, id)
-			if c.table == inbox {
+			if c.table == inboxTable {
 				return
 			}
 			// Another build does not judge the decision, but reads it.

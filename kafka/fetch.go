@@ -1,0 +1,396 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+)
+
+const (
+	fetchKey  = 1
+	fetchByID = 13 // from this version on, a topic is asked for by its id
+
+	fetchBytes = 256 << 10 // of batches, as they are on the wire, in one answer; a larger first batch comes alone
+	givenBytes = 4 << 20   // of records that one Fetch returns
+	waitAtEnd  = 500 * time.Millisecond
+
+	maxStreams = 3                // per partition that wait to be read on
+	idleStream = 10 * time.Second // after which a stream's memory is given back
+)
+
+// Fetch returns records of at most about 4 MiB together, or one. Values and headers of records that came in one batch
+// share memory. Reading on where a Fetch has ended is served from what was read ahead; any other position is asked for
+// anew. Control records and those of aborted transactions are left out, and records of open ones wait for their end.
+func (l *Log) Fetch(ctx context.Context, from deja.Position, limit int) ([]driver.Record, error) {
+	p, err := l.partition(ctx, from.Topic, from.Partition)
+	if err != nil {
+		return nil, err
+	}
+	s := p.streams.take(p, from.Offset)
+	rs, err := s.read(ctx, max(limit, 1))
+	p.streams.give(s, err != nil && l.over(ctx) == nil)
+	return rs, err
+}
+
+// streams are those of a partition that wait to be read on.
+type streams struct {
+	mu   sync.Mutex
+	idle []*stream // the last used comes last
+}
+
+// take returns the stream that ended at the offset, or a new one.
+func (ss *streams) take(p *partition, offset int64) *stream {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	for i, s := range ss.idle {
+		if s.next == offset {
+			ss.idle = slices.Delete(ss.idle, i, i+1)
+			return s
+		}
+	}
+	return &stream{p: p, next: offset, asked: offset, epoch: -1}
+}
+
+// give takes a stream back, unless it failed.
+func (ss *streams) give(s *stream, failed bool) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if failed || s.p.log.done.Err() != nil {
+		s.drop()
+		return
+	}
+	s.used = time.Now()
+	ss.idle = append(ss.idle, s)
+	if len(ss.idle) > maxStreams {
+		ss.idle[0].drop()
+		ss.idle = slices.Delete(ss.idle, 0, 1)
+	}
+}
+
+// tidy drops the streams that nobody read on.
+func (ss *streams) tidy() {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.idle = slices.DeleteFunc(ss.idle, func(s *stream) bool {
+		old := time.Since(s.used) > idleStream
+		if old {
+			s.drop()
+		}
+		return old
+	})
+}
+
+// A stream reads a partition on from an offset, one answer ahead. One call uses it at a time.
+type stream struct {
+	p     *partition
+	next  int64 // the offset to give next
+	asked int64 // the offset to ask for next
+	epoch int32 // of the leader that took the batch before asked; -1: not known
+	used  time.Time
+
+	open    batch
+	raw     []byte // batches after it, not opened yet
+	aborted []aborted
+	pending chan answer // the request on its way, or nil
+	cancel  context.CancelFunc
+}
+
+// An answer is what a request brought: batches, perhaps none.
+type answer struct {
+	raw     []byte
+	aborted []aborted
+	err     error
+}
+
+// aborted is a transaction whose records, from first on, are not to be given.
+type aborted struct{ producer, first int64 }
+
+// read returns the next records.
+func (s *stream) read(ctx context.Context, limit int) ([]driver.Record, error) {
+	for {
+		rs, err := s.given(limit)
+		if err != nil || len(rs) > 0 {
+			return rs, err
+		}
+		if s.pending == nil {
+			s.request()
+		}
+		if err := s.wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// given returns what is at hand of the next records.
+func (s *stream) given(limit int) ([]driver.Record, error) {
+	var rs []driver.Record
+	size := 0
+	for len(rs) < limit && size < givenBytes {
+		if s.open.left == 0 {
+			if more, err := s.unpack(); err != nil || !more {
+				return rs, err
+			}
+			continue
+		}
+		if rs == nil {
+			rs = make([]driver.Record, 0, min(limit, s.open.left))
+		}
+		before, was := len(s.open.body), len(rs)
+		var err error
+		if rs, err = s.open.read(rs, s.next, limit); err != nil {
+			return nil, err
+		}
+		size += before - len(s.open.body)
+		if len(rs) > was {
+			s.next = rs[len(rs)-1].Offset + 1
+		}
+		if s.open.left == 0 {
+			s.past()
+		}
+	}
+	return rs, nil
+}
+
+// past moves on behind the open batch: its last offsets may be gaps.
+func (s *stream) past() {
+	s.next = max(s.next, s.open.end)
+	s.open = batch{}
+}
+
+// unpack opens the next batch; it reports false when there is none.
+func (s *stream) unpack() (bool, error) {
+	length, end, complete := header(s.raw)
+	if !complete {
+		s.raw = nil
+		return false, nil
+	}
+	raw := s.raw[:length]
+	s.raw = s.raw[length:]
+	if end <= s.next {
+		return true, nil
+	}
+	var err error
+	if s.open, err = openBatch(s.p, raw, s.skip); err != nil {
+		return false, err
+	}
+	if s.open.left == 0 {
+		s.past()
+	}
+	return true, nil
+}
+
+// skip reports whether a batch of a transaction is not to be given: it is a marker, or belongs to one that was aborted.
+func (s *stream) skip(producer, base int64, control, aborts bool) bool {
+	open := func(a aborted) bool { return a.producer == producer && a.first <= base }
+	if !control {
+		return slices.ContainsFunc(s.aborted, open)
+	}
+	if aborts {
+		if i := slices.IndexFunc(s.aborted, open); i >= 0 {
+			s.aborted = slices.Delete(s.aborted, i, i+1)
+		}
+	}
+	return true
+}
+
+// request asks for what comes after what was asked for already.
+func (s *stream) request() {
+	ctx, cancel := context.WithCancel(s.p.log.done)
+	answers := make(chan answer, 1)
+	s.pending, s.cancel = answers, cancel
+	p, offset, epoch := s.p, s.asked, s.epoch
+	p.log.run(func() {
+		defer cancel()
+		answers <- p.fetch(ctx, offset, epoch)
+	})
+}
+
+// wait waits for the answer, and asks for the one after it if this one had something.
+func (s *stream) wait(ctx context.Context) error {
+	var a answer
+	select {
+	case a = <-s.pending:
+	case <-s.p.topic.gone:
+		return s.p.topic.broken()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.p.log.done.Done():
+		return ErrClosed
+	}
+	s.pending = nil
+	if a.err != nil {
+		return a.err
+	}
+	ahead := s.asked != s.next || !s.used.IsZero() // it is being read on
+	s.raw, s.aborted = a.raw, a.aborted
+	rest := a.raw
+	for {
+		length, end, complete := header(rest)
+		if !complete {
+			break
+		}
+		s.asked, s.epoch = max(s.asked, end), leaderEpoch(rest)
+		rest = rest[length:]
+	}
+	if ahead && len(a.raw) > 0 {
+		s.request()
+	}
+	return nil
+}
+
+// drop gives up what is on its way.
+func (s *stream) drop() {
+	if s.cancel != nil {
+		s.cancel()
+	}
+}
+
+// fetch asks the leader for batches from an offset on, and tries again as long as that may help. At the end it waits
+// for a moment, and may return none.
+func (p *partition) fetch(ctx context.Context, offset int64, epoch int32) answer {
+	var a answer
+	a.err = p.try(ctx, func(ctx context.Context, to leader) (err error) {
+		a, err = p.fetchOnce(ctx, to, offset, epoch)
+		if errors.Is(err, errInside) {
+			epoch = -1 // the leader may have forgotten that epoch with the records it trimmed
+		}
+		return err
+	})
+	return a
+}
+
+func (p *partition) fetchOnce(ctx context.Context, to leader, offset int64, epoch int32) (answer, error) {
+	req := kmsg.NewPtrFetchRequest()
+	req.MaxWaitMillis = int32(waitAtEnd.Milliseconds())
+	req.MinBytes, req.MaxBytes = 1, fetchBytes
+	req.IsolationLevel = readCommitted
+	req.SessionEpoch = -1 // a request by itself
+	part := kmsg.NewFetchRequestTopicPartition()
+	part.Partition, part.FetchOffset, part.PartitionMaxBytes = p.n, offset, fetchBytes
+	part.CurrentLeaderEpoch, part.LastFetchedEpoch = to.epoch, epoch
+	named := kmsg.NewFetchRequestTopic()
+	named.TopicID, named.Partitions = p.topic.id, append(named.Partitions, part)
+	req.Topics = append(req.Topics, named)
+
+	line, err := p.log.lines.take()
+	if err != nil {
+		return answer{}, err
+	}
+	resp, err := line.Broker(int(to.broker)).Request(ctx, req)
+	p.log.lines.give(line, err != nil)
+	if err != nil {
+		return answer{}, err
+	}
+	fetched := resp.(*kmsg.FetchResponse)
+	if err := kerr.ErrorForCode(fetched.ErrorCode); err != nil {
+		return answer{}, err
+	}
+	for i := range fetched.Topics {
+		for j := range fetched.Topics[i].Partitions {
+			if got := &fetched.Topics[i].Partitions[j]; fetched.Topics[i].TopicID == p.topic.id && got.Partition == p.n {
+				return p.fetched(ctx, to, offset, got)
+			}
+		}
+	}
+	return answer{}, p.at(offset, fmt.Errorf("broker %d answered about something else", to.broker))
+}
+
+// fetched judges a partition's answer.
+func (p *partition) fetched(ctx context.Context, to leader, offset int64, got *kmsg.FetchResponseTopicPartition) (answer, error) {
+	switch err := kerr.ErrorForCode(got.ErrorCode); {
+	case got.ErrorCode == kerr.OffsetOutOfRange.Code:
+		return answer{}, p.outside(ctx, to, offset)
+	case err != nil:
+		return answer{}, p.at(offset, err)
+	case got.DivergingEpoch.EndOffset >= 0 && got.DivergingEpoch.Epoch >= 0:
+		return answer{}, p.at(offset, fmt.Errorf("%w: what was read before is gone from offset %d on", driver.ErrBeyondEnd, got.DivergingEpoch.EndOffset))
+	}
+	a := answer{raw: got.RecordBatches}
+	for _, t := range got.AbortedTransactions {
+		a.aborted = append(a.aborted, aborted{t.ProducerID, t.FirstOffset})
+	}
+	slices.SortFunc(a.aborted, func(a, b aborted) int { return int(min(max(a.first-b.first, -1), 1)) })
+	return a, nil
+}
+
+// outside says on which side of the partition an offset is. It is asked for again if it is inside after all.
+func (p *partition) outside(ctx context.Context, to leader, offset int64) error {
+	first, end, err := p.bounds(ctx, to)
+	switch {
+	case err != nil:
+		return err
+	case offset < first:
+		return p.at(offset, fmt.Errorf("%w: its first record is at %d", driver.ErrTrimmed, first))
+	case offset > end:
+		return p.at(offset, fmt.Errorf("%w: it ends at %d", driver.ErrBeyondEnd, end))
+	}
+	return p.at(offset, errInside)
+}
+
+// errInside is returned for an offset that a leader called out of range, and that is in it now.
+var errInside = errors.New("the leader calls the offset out of range, and it is not")
+
+// Bounds returns the offset of the first record still there and the one after the last that Fetch gives. Where others
+// have written in transactions, the last offsets before the end may be markers, which no Fetch gives.
+func (l *Log) Bounds(ctx context.Context, topic string, n int32) (first, end int64, err error) {
+	p, err := l.partition(ctx, topic, n)
+	if err != nil {
+		return 0, 0, err
+	}
+	err = p.try(ctx, func(ctx context.Context, to leader) (err error) {
+		first, end, err = p.bounds(ctx, to)
+		return err
+	})
+	if err == nil {
+		err = l.check(ctx, p.topic) // offsets are asked for by the topic's name
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("bounds of %s:%d: %w", topic, n, err)
+	}
+	return first, end, nil
+}
+
+const (
+	readCommitted = 1
+	earliest      = -2
+	latest        = -1
+)
+
+func (p *partition) bounds(ctx context.Context, to leader) (first, end int64, err error) {
+	if first, err = p.listOffset(ctx, to, earliest); err != nil {
+		return 0, 0, err
+	}
+	end, err = p.listOffset(ctx, to, latest)
+	return first, end, err
+}
+
+func (p *partition) listOffset(ctx context.Context, to leader, which int64) (int64, error) {
+	part := kmsg.NewListOffsetsRequestTopicPartition()
+	part.Partition, part.CurrentLeaderEpoch, part.Timestamp = p.n, to.epoch, which
+	named := kmsg.NewListOffsetsRequestTopic()
+	named.Topic, named.Partitions = p.topic.real, append(named.Partitions, part)
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.IsolationLevel = readCommitted
+	req.Topics = append(req.Topics, named)
+	resp, err := p.log.client.Broker(int(to.broker)).Request(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range resp.(*kmsg.ListOffsetsResponse).Topics {
+		for _, got := range t.Partitions {
+			if t.Topic == p.topic.real && got.Partition == p.n {
+				return got.Offset, kerr.ErrorForCode(got.ErrorCode)
+			}
+		}
+	}
+	return 0, fmt.Errorf("broker %d told no offset", to.broker)
+}
