@@ -264,14 +264,16 @@ func (e *Env) history(ctx context.Context, db *Database) (err error) {
 	if db.Store != nil {
 		cfg.Store = db.Store
 	}
+	if _, err := db.Log.Topic(ctx, wire.Inbox(e.app.Service.Name)); err != nil { // made first, where topics are made at their first use
+		return err
+	}
 	if db.Source, err = replay.Open(ctx, cfg); err != nil {
 		return err
 	}
 	if db.Reader = cfg.Store; db.Store == nil {
 		db.Reader = db.Source.Recall()
 	}
-	_, err = db.Log.Topic(ctx, wire.Inbox(e.app.Service.Name))
-	return err
+	return nil
 }
 
 // readLog is a log open for reading, to which a topic that nobody made yet is an empty one.

@@ -167,14 +167,15 @@ func foreign(topic string, rec *driver.Record) (*Foreign, error) {
 		f.Headers[h.Name] = string(h.Value)
 	}
 	f.ContentType = f.Headers["content-type"]
-	if strings.HasPrefix(strings.ToLower(f.ContentType), structured) {
-		return f, f.structured(rec.Value)
-	}
-	if f.Headers["ce_specversion"] != "" {
+	var err error
+	switch {
+	case strings.HasPrefix(strings.ToLower(f.ContentType), structured):
+		err = f.structured(rec.Value)
+	case f.Headers["ce_specversion"] != "":
 		f.ID, f.Source, f.Type, f.Subject = f.Headers["ce_id"], f.Headers["ce_source"], f.Headers["ce_type"], f.Headers["ce_subject"]
-		return f, f.complete()
+		err = f.complete()
 	}
-	return f, nil
+	return f, err
 }
 
 func (f *Foreign) structured(value []byte) error {

@@ -617,6 +617,14 @@ func TestALeaseWithoutAWorkerIsGivenBack(t *testing.T) {
 	}
 }
 
+// slow is a store whose transactions are long in coming.
+type slow struct{ *memory.Store }
+
+func (s slow) Begin(ctx context.Context, l driver.Lease) (driver.Tx, error) {
+	time.Sleep(50 * time.Millisecond)
+	return s.Store.Begin(ctx, l)
+}
+
 // An operator's act has its stream for itself: what is still on its way to the store would be missed.
 func TestAnActSeesWhatWasParkedRightBeforeIt(t *testing.T) {
 	t.Parallel()
@@ -640,13 +648,7 @@ func TestAnActSeesWhatWasParkedRightBeforeIt(t *testing.T) {
 	go func() { answer <- gateway.Retry(timeout(t), act) }()
 	until(t, "all is in the inbox", func() bool { _, end, err := log.Bounds(t.Context(), shopInbox, 0); return err == nil && end == 3 })
 	broken.Store(false)
-	slow := newProcess(func(s fault.Step) fault.Mode {
-		if s.Call == "tx.Write" {
-			time.Sleep(50 * time.Millisecond)
-		}
-		return fault.Pass
-	})
-	runNode(t, engine.Config{Service: service, Log: log, Store: slow.store(store)})
+	runNode(t, engine.Config{Service: service, Log: log, Store: slow{store}})
 	if err := <-answer; err != nil {
 		t.Errorf("retry: %v", err)
 	}

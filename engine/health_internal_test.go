@@ -29,7 +29,9 @@ func running(t *testing.T, behind time.Duration, plan fault.Plan) *Engine {
 	go func() { done <- e.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		<-done
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run gives %v", err)
+		}
 	})
 	return e
 }

@@ -49,7 +49,7 @@ func newProcess(plan func(fault.Step) fault.Mode) *process {
 
 func (p *process) pass() {
 	p.gate.RLock()
-	p.gate.RUnlock() //nolint:staticcheck // it only waits until it can be locked
+	p.gate.RUnlock() //nolint:gocritic,staticcheck // it only waits until it can be locked
 }
 
 func (p *process) freeze() { p.gate.Lock() }

@@ -82,7 +82,6 @@ type call struct {
 	taken     int     // that were put into batches
 	offsets   []int64 // of those that were acknowledged
 	withdrawn bool    // nobody waits for it any more; rs must not be touched
-	last      error   // of the batch on its way
 	done      chan error
 }
 
@@ -114,8 +113,8 @@ func (t *topic) split(ctx context.Context, rs []driver.Record) ([]*call, error) 
 			return nil, fmt.Errorf("topic %q has no partition %d: it has %d", t.Name, r.Partition, t.Partitions)
 		}
 		if size := headerSize + recordSize(r); len(r.Value) > t.MaxRecord || size > t.limit {
-			return nil, fmt.Errorf("topic %q: %w: the value has %d bytes where %d are allowed, key and headers with it %d where %s allows %d",
-				t.Name, driver.ErrTooLarge, len(r.Value), t.MaxRecord, size, maxMessageBytes, t.limit)
+			return nil, fmt.Errorf("topic %q: %w: its value has %d bytes of %d that are allowed, all of it %d of the %d of %s",
+				t.Name, driver.ErrTooLarge, len(r.Value), t.MaxRecord, size, t.limit, maxMessageBytes)
 		}
 		one = one && r.Partition == rs[0].Partition
 	}
@@ -141,11 +140,11 @@ func (c *call) wait(ctx context.Context, l *Log) error {
 	select {
 	case err := <-c.done:
 		if errors.Is(err, errGivenUp) {
-			return also(ctx.Err(), c.p.appender.trouble(c))
+			return also(ctx.Err(), c.p.appender.trouble())
 		}
 		return err
 	case <-ctx.Done():
-		return also(ctx.Err(), c.p.appender.trouble(c))
+		return also(ctx.Err(), c.p.appender.trouble())
 	case <-c.p.topic.gone:
 		return c.p.topic.broken()
 	case <-l.done.Done():
@@ -170,6 +169,7 @@ type appender struct {
 	mu      sync.Mutex
 	queue   []*call
 	running bool
+	last    error // of the batch on its way
 }
 
 // enqueue puts a call behind the others.
@@ -190,11 +190,11 @@ func (a *appender) withdraw(c *call) {
 	a.queue = slices.DeleteFunc(a.queue, func(q *call) bool { return q == c })
 }
 
-// trouble returns why a call's batch was not taken so far.
-func (a *appender) trouble(c *call) error {
+// trouble returns why the batch that was sent last was not taken, if it was not.
+func (a *appender) trouble() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return c.last
+	return a.last
 }
 
 // A part is how many records of a call are in a batch.
@@ -277,7 +277,7 @@ func (a *appender) settle(parts []part, base int64) {
 			c.offsets = append(c.offsets, base)
 			base++
 		}
-		if c.last = nil; len(c.offsets) == c.len() {
+		if len(c.offsets) == c.len() {
 			c.done <- nil
 		}
 	}
@@ -324,7 +324,7 @@ func (a *appender) send(b *buffers, parts []part, count int) (base int64, err er
 			}
 			base, err = p.produce(ctx, to, records)
 		}
-		a.note(parts, err)
+		a.note(err)
 		return err
 	})
 	return base, err
@@ -338,12 +338,10 @@ func (a *appender) abandoned(parts []part) bool {
 }
 
 // note keeps what went wrong, for callers that do not want to wait longer.
-func (a *appender) note(parts []part, err error) {
+func (a *appender) note(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, part := range parts {
-		part.c.last = err
-	}
+	a.last = err
 }
 
 // identify gets a producer id if there is none.
@@ -407,7 +405,8 @@ func (p *partition) produced(got *kmsg.ProduceResponseTopicPartition) error {
 	case err == nil && got.BaseOffset < 0:
 		return fmt.Errorf("%w: the broker gave no offset", driver.ErrUnusable)
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
-		return fmt.Errorf("%w: it took %d when the topic was first used, %s is less now: %w", driver.ErrTooLarge, p.topic.limit, maxMessageBytes, err)
+		return fmt.Errorf("%w: %s was %d when the topic was first used, and was lowered: %w",
+			driver.ErrTooLarge, maxMessageBytes, p.topic.limit, err)
 	case err != nil && got.ErrorMessage != nil:
 		return fmt.Errorf("%w: %s", err, *got.ErrorMessage)
 	}

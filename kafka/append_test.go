@@ -30,10 +30,11 @@ func TestAppendKeepsKeysAndHeaders(t *testing.T) {
 			l := open(t, kafka.Config{Compression: codec})
 			topic := topicOf(t, l, kafka.TopicConfig{Partitions: 2})
 			var in []driver.Record
+			headers := []driver.Header{{Name: "ce_id", Value: []byte("7")}, {Name: "", Value: nil}, {Name: "empty", Value: []byte{}}}
 			for i := range 100 { // more than one slab of keys, and alike enough to be compressed
 				in = append(in, driver.Record{
 					Partition: int32(i % 2), Key: strings.Repeat("k", i), Value: bytes.Repeat([]byte{byte(i)}, 10*i),
-					Headers: []driver.Header{{Name: "ce_id", Value: fmt.Append(nil, i)}, {Name: "", Value: nil}, {Name: "empty", Value: []byte{}}}[:i%4],
+					Headers: headers[:i%4],
 				})
 			}
 			ps, err := l.Append(t.Context(), topic, in)
@@ -121,7 +122,8 @@ func TestAppendRefusesTooLarge(t *testing.T) {
 func TestRefusedRecordStopsTheRest(t *testing.T) {
 	l, adm := open(t, kafka.Config{Compression: kafka.None}), admin(t)
 	topic := topicOf(t, l, kafka.TopicConfig{})
-	rs, err := adm.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: "max.message.bytes", Value: kadm.StringPtr("1000")}}, topic)
+	lower := []kadm.AlterConfig{{Name: "max.message.bytes", Value: kadm.StringPtr("1000")}}
+	rs, err := adm.AlterTopicConfigs(t.Context(), lower, topic)
 	must(t, err)
 	must(t, rs[0].Err)
 	in := numbered(0, 0, 4)

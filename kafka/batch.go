@@ -69,7 +69,8 @@ func recordSize(r *driver.Record) int {
 
 // appendRecord encodes the i-th record of a batch. Its time is the batch's.
 func appendRecord(dst []byte, r *driver.Record, i int) []byte {
-	size := 1 + 1 + varintSize(i) + bytesSize(len(r.Key), r.Key == "") + bytesSize(len(r.Value), r.Value == nil) + varintSize(len(r.Headers))
+	size := 1 + 1 + varintSize(i) + varintSize(len(r.Headers))
+	size += bytesSize(len(r.Key), r.Key == "") + bytesSize(len(r.Value), r.Value == nil)
 	for _, h := range r.Headers {
 		size += bytesSize(len(h.Name), false) + bytesSize(len(h.Value), h.Value == nil)
 	}

@@ -51,7 +51,7 @@ var topicRules = []rule{
 		true, isNot("delete"),
 	},
 	{
-		"message.timestamp.type", "LogAppendTime", "with the producers' time a wrong clock anywhere moves the time of decisions, and it goes back",
+		"message.timestamp.type", "LogAppendTime", "with the producers' time a wrong clock anywhere moves the time of decisions",
 		true, isNot("LogAppendTime"),
 	},
 	{
@@ -59,7 +59,7 @@ var topicRules = []rule{
 		true, isNot("false"),
 	},
 	{
-		"retention.ms", "-1", "older records are deleted: archive them before, as a store can be rebuilt, and a past state be told, only from what is there",
+		"retention.ms", "-1", "older records are deleted: archive them before, as stores are rebuilt, and past states told, from what is there",
 		false, isNot("-1"),
 	},
 	{
@@ -83,7 +83,7 @@ var topicRules = []rule{
 		false, isNot("producer"),
 	},
 	{
-		"remote.storage.enable", "false", "older records are read from remote storage: slowly, and only as long as local and remote retention allow",
+		"remote.storage.enable", "false", "older records are read from remote storage: slowly, and only as long as it keeps them",
 		false, func(value string, _ int) bool { return value == "true" },
 	},
 }

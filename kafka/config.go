@@ -81,7 +81,7 @@ type SASL struct {
 func ParseURL(address string) (Config, error) {
 	cfg, err := parseURL(address)
 	if err != nil {
-		return Config{}, fmt.Errorf("kafka URL: %w; want kafka://[user:password@]host:port[,host:port…][?tls=true&sasl=scram-sha-512&prefix=run7.]", err)
+		return Config{}, fmt.Errorf("kafka URL: %w; want %s", err, "kafka://[user:password@]host:port[,host:port…][?tls=true&sasl=scram-sha-512&prefix=run7.]")
 	}
 	return cfg, nil
 }
@@ -264,7 +264,7 @@ func (c *Config) dialTLS(ctx context.Context, network, address string) (net.Conn
 // logger gives the library's warnings to slog. They speak of single attempts: errors that matter are returned.
 type logger struct{ to *slog.Logger }
 
-func (logger) Level() kgo.LogLevel { return kgo.LogLevelDebug }
+func (logger) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
 func (l logger) Log(_ kgo.LogLevel, message string, more ...any) {
 	l.to.Debug("kafka: "+message, more...)

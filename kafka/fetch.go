@@ -312,7 +312,8 @@ func (p *partition) fetched(ctx context.Context, to leader, offset int64, got *k
 	case err != nil:
 		return answer{}, p.at(offset, err)
 	case got.DivergingEpoch.EndOffset >= 0 && got.DivergingEpoch.Epoch >= 0:
-		return answer{}, p.at(offset, fmt.Errorf("%w: what was read before is gone from offset %d on", driver.ErrBeyondEnd, got.DivergingEpoch.EndOffset))
+		return answer{}, p.at(offset, fmt.Errorf("%w: what was read before is gone from offset %d on",
+			driver.ErrBeyondEnd, got.DivergingEpoch.EndOffset))
 	}
 	a := answer{raw: got.RecordBatches}
 	for _, t := range got.AbortedTransactions {

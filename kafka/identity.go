@@ -145,7 +145,8 @@ func (l *Log) find(ctx context.Context, name, actual string) (found *kmsg.Metada
 		switch {
 		case errors.Is(err, kerr.UnknownTopicOrPartition):
 			if missing++; missing >= believeAfter {
-				return fmt.Errorf("%w on cluster %s%s: create it with the command `topics create`", driver.ErrNotFound, l.bound(), as(name, actual))
+				return fmt.Errorf("%w on cluster %s%s: create it with the command `topics create`",
+					driver.ErrNotFound, l.bound(), as(name, actual))
 			}
 		case err == nil && found.TopicID == [16]byte{}:
 			return fmt.Errorf("%w: the brokers give topics no ids; deja needs Kafka 3.1 or later", driver.ErrUnusable)

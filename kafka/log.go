@@ -147,7 +147,9 @@ func (l *Log) recent(ctx context.Context) error {
 		return err
 	}
 	know := func(key, version int16) bool {
-		return slices.ContainsFunc(resp.ApiKeys, func(k kmsg.ApiVersionsResponseApiKey) bool { return k.ApiKey == key && k.MaxVersion >= version })
+		return slices.ContainsFunc(resp.ApiKeys, func(k kmsg.ApiVersionsResponseApiKey) bool {
+			return k.ApiKey == key && k.MaxVersion >= version
+		})
 	}
 	if !know(fetchKey, fetchByID) {
 		return fmt.Errorf("%w: the brokers do not read topics by their ids; deja needs Kafka 3.1 or later", driver.ErrUnusable)

@@ -205,7 +205,8 @@ func (l *log) importRecords(ctx context.Context, name string, rs []driver.Record
 			next[p] = rs[i].Offset + 1
 		}
 		_, err = tx.Exec(ctx, fmt.Sprintf(`WITH r AS (
-				SELECT * FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[], $7::bytea[]) AS r (partition, off, time, key, headers, value)
+				SELECT * FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[], $7::bytea[])
+					AS r (partition, off, time, key, headers, value)
 			), e AS (
 				UPDATE deja_ends e SET next = c.next, time = greatest(e.time, c.time)
 				FROM (SELECT partition, max(off) + 1 AS next, max(time) AS time FROM r GROUP BY partition) c

@@ -27,7 +27,8 @@ func newSchema(t testing.TB) string {
 			return
 		}
 		defer func() { _ = conn.Close(context.Background()) }()
-		if _, err := conn.Exec(context.Background(), "SET client_min_messages = warning; DROP SCHEMA IF EXISTS "+name+", "+name+"_saved CASCADE"); err != nil {
+		drop := "SET client_min_messages = warning; DROP SCHEMA IF EXISTS " + name + ", " + name + "_saved CASCADE"
+		if _, err := conn.Exec(context.Background(), drop); err != nil {
 			t.Error(err)
 		}
 	})

@@ -210,7 +210,9 @@ func (db *DB) Plan(tb testing.TB) string {
 
 // FreezeInCommit does all of a commit but the last: it leaves the transaction holding the rows that it wrote, and the lease's
 // row too if told so. What it returns goes on from there.
-func (db *DB) FreezeInCommit(tb testing.TB, l driver.Lease, from driver.Progress, b *driver.Batch, to driver.Progress, advanced bool) (wake func() error, err error) {
+func (db *DB) FreezeInCommit(
+	tb testing.TB, l driver.Lease, from driver.Progress, b *driver.Batch, to driver.Progress, advanced bool,
+) (wake func() error, err error) {
 	tb.Helper()
 	ctx := context.Background()
 	begun, err := db.Store().Begin(ctx, l)

@@ -275,9 +275,9 @@ func TestFiltersAreChecked(t *testing.T) {
 	for name, sql := range map[string]string{
 		"lost":      "UPDATE deja_segments SET filter = NULL WHERE n = 2",
 		"all lost":  "UPDATE deja_segments SET filter = NULL, rows = NULL, lo = NULL, hi = NULL",
-		"damaged":   "UPDATE deja_segments SET filter = set_byte(filter, octet_length(filter) - 40, get_byte(filter, octet_length(filter) - 40) # 4) WHERE n = 2",
+		"damaged":   "UPDATE deja_segments SET filter = set_byte(filter, 60, get_byte(filter, 60) # 4) WHERE n = 2",
 		"truncated": "UPDATE deja_segments SET filter = substr(filter, 1, 20) WHERE n = 2",
-		"another's": "UPDATE deja_segments SET filter = (SELECT filter FROM deja_segments WHERE n = 1), rows = (SELECT rows FROM deja_segments WHERE n = 1) WHERE n = 2",
+		"another's": "UPDATE deja_segments SET filter = (SELECT filter FROM deja_segments WHERE n = 1) WHERE n = 2",
 		"of fewer keys": "ALTER TABLE deja_ledger_2 DISABLE TRIGGER deja_sealed; " +
 			"INSERT INTO deja_ledger_2 SELECT gen_random_uuid(), off, n, 0, status, hash FROM deja_ledger_2 LIMIT 1",
 	} {
@@ -296,7 +296,8 @@ func TestFiltersAreChecked(t *testing.T) {
 			t.Errorf("%s: %d filters were not made anew", name, bad)
 		}
 		for n := range int64(3) {
-			if rows, count := fresh.Int(t, "SELECT rows FROM deja_segments WHERE n = $1", n+1), fresh.Int(t, fmt.Sprintf("SELECT count(*) FROM deja_ledger_%d", n+1)); rows != count {
+			count := fresh.Int(t, fmt.Sprintf("SELECT count(*) FROM deja_ledger_%d", n+1))
+			if rows := fresh.Int(t, "SELECT rows FROM deja_segments WHERE n = $1", n+1); rows != count {
 				t.Errorf("%s: segment %d of %d rows has a filter of %d", name, n+1, count, rows)
 			}
 		}
@@ -318,4 +319,42 @@ func TestLookupGoesByTheIndex(t *testing.T) {
 			t.Errorf("run %d:\n%s", i, plan)
 		}
 	}
+}
+
+// Processes that take partitions over, beat and reset beside each other do not lock each other out.
+func TestNoDeadlocks(t *testing.T) {
+	schema := newSchema(t)
+	tables := []deja.TableDef{{Name: "one", DDL: "CREATE TABLE one (a int)"}, {Name: "two", DDL: "CREATE TABLE two (a int)"}}
+	var all sync.WaitGroup
+	for p := range int32(4) {
+		db := open(t, schema, quiet, postgres.SegmentRows(1))
+		all.Go(func() {
+			m := driver.Member{ID: deja.NewID()}
+			a := assignment(p, tables...)
+			a.Owner, a.TTL = m.ID, time.Second
+			for i := range 8 {
+				if _, err := db.Store().(driver.Shared).Beat(t.Context(), m, time.Second); err != nil {
+					t.Error(err)
+				}
+				l, err := db.Store().Acquire(t.Context(), a)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				w := &worker{t, db.Store(), l, l.Progress}
+				if err := w.try(w.batch(0, newIDs(5)...)); err != nil && !errors.Is(err, driver.ErrFenced) {
+					t.Error(err)
+				}
+				if _, _, err := db.Store().Lookup(t.Context(), newIDs(10)); err != nil {
+					t.Error(err)
+				}
+				if i%4 == int(p) {
+					if err := db.Store().Reset(t.Context(), w.lease); err != nil && !errors.Is(err, driver.ErrFenced) {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
 }

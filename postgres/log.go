@@ -164,7 +164,8 @@ func (l *log) Cursor(ctx context.Context, reader, topic string, partition int32)
 	if err := l.usable(); err != nil {
 		return 0, err
 	}
-	err = l.db.pool.QueryRow(ctx, "SELECT off FROM deja_cursors WHERE reader = $1 AND topic = $2 AND partition = $3", reader, topic, partition).Scan(&offset)
+	err = l.db.pool.QueryRow(ctx, "SELECT off FROM deja_cursors WHERE reader = $1 AND topic = $2 AND partition = $3",
+		reader, topic, partition).Scan(&offset)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, nil
 	}

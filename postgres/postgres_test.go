@@ -240,7 +240,9 @@ func TestLostConnections(t *testing.T) {
 
 func TestTablesAreGuarded(t *testing.T) {
 	db := open(t, newSchema(t))
-	good := deja.TableDef{Name: "Good", DDL: "-- a comment\nCREATE TABLE good (k text PRIMARY KEY, at timestamptz, day date, v bigint); CREATE INDEX ON good (v)"}
+	good := deja.TableDef{
+		Name: "Good", DDL: "-- a comment\nCREATE TABLE good (k text PRIMARY KEY, at timestamptz, v bigint); CREATE INDEX ON good (v)",
+	}
 	for name, ddl := range map[string]string{
 		"deja_states": "CREATE TABLE deja_states (a int)",
 		"a-b":         `CREATE TABLE "a-b" (a int)`,
@@ -272,12 +274,15 @@ func TestTablesAreGuarded(t *testing.T) {
 func TestProjectionTypes(t *testing.T) {
 	db := open(t, newSchema(t))
 	w := acquire(t, db.Store(), assignment(0, deja.TableDef{
-		Name: "types", DDL: "CREATE TABLE types (a text, b timestamptz, c timestamp, d date, e bytea, f double precision, g boolean, h jsonb, i bigint, j int)",
+		Name: "types", DDL: `CREATE TABLE types (
+			a text, b timestamptz, c timestamp, d date, e bytea, f double precision, g boolean, h jsonb, i bigint, j int
+		)`,
 	}))
 	at := time.Date(2024, 5, 6, 7, 8, 9, 123456000, time.FixedZone("x", 7200))
 	b, to := w.batch(0, deja.NewID())
 	must(t, w.try(b, to, func(tx deja.Tx) {
-		tx.Queue("INSERT INTO types VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", at, at, at, at, []byte{0, 255}, 1.5, true, `{"a": 1}`, int64(1)<<60, 7)
+		tx.Queue("INSERT INTO types VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+			at, at, at, at, []byte{0, 255}, 1.5, true, `{"a": 1}`, int64(1)<<60, 7)
 		tx.Queue("INSERT INTO types (a, e) VALUES ($1, $2)", "nulls", nil)
 		for r, err := range tx.Rows("SELECT a, b, c, d, e, f, g, h, i, j FROM types WHERE f IS NOT NULL") {
 			must(t, err)

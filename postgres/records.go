@@ -73,7 +73,10 @@ func (r *records) queue(b *batch, partition int32) {
 	if !r.adopted {
 		until = math.MaxInt64 - 1
 	}
-	b.exec(`WITH old AS (DELETE FROM deja_records WHERE partition = $1::int AND last >= $2::bigint AND first <= $3::bigint RETURNING first, last, at, packed)
+	b.exec(`WITH old AS (
+			DELETE FROM deja_records WHERE partition = $1::int AND last >= $2::bigint AND first <= $3::bigint
+			RETURNING first, last, at, packed
+		)
 		INSERT INTO deja_records (partition, first, last, at, packed)
 		SELECT $1::int, first, $2::bigint - 1, at, packed FROM old WHERE first < $2
 		UNION ALL SELECT $1::int, $3::bigint + 1, last, at, packed FROM old WHERE last > $3

@@ -138,7 +138,8 @@ func (db *DB) checkVersion(ctx context.Context) error {
 	case v == 0:
 		return fmt.Errorf("schema %s: %w; a run of the service makes it", db.config.schema, ErrNoStore)
 	case v < len(migrations):
-		return fmt.Errorf("%w: schema %s has version %d, this program wants %d; open it for writing once, as a run does", ErrOlder, db.config.schema, v, len(migrations))
+		return fmt.Errorf("%w: schema %s has version %d, this program wants %d; open it for writing once, as a run does",
+			ErrOlder, db.config.schema, v, len(migrations))
 	}
 	return nil
 }

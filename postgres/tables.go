@@ -19,7 +19,8 @@ var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
 var (
 	// volatile finds what gives another value each time, so that a rebuilt table would differ. That a literal text says
 	// 'now' is taken amiss too.
-	volatile = regexp.MustCompile(`(?i)\b(random|setseed|gen_random_uuid|uuid_generate_v\w+|clock_timestamp|statement_timestamp|transaction_timestamp|now|timeofday|` +
+	volatile = regexp.MustCompile(`(?i)\b(random|setseed|gen_random_uuid|uuid_generate_v\w+|clock_timestamp|statement_timestamp|` +
+		`transaction_timestamp|now|timeofday|` +
 		`nextval|currval|lastval|txid_current\w*|pg_current_xact_id\w*|pg_backend_pid)\s*\(|` +
 		`\b(current_(timestamp|date|time)|localtime(stamp)?)\b|'(now|today|tomorrow|yesterday)'|` +
 		`\b(small|big)?serial[248]?\b|\bas\s+identity\b`)

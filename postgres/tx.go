@@ -197,7 +197,8 @@ var advanceLease = must(`UPDATE deja_leases SET position = $7, n = $8, chain = $
 
 // advanceJoint does so where what is committed is logged.
 var advanceJoint = must(`UPDATE deja_leases SET position = $7, n = $8, chain = $9, time = $10, incarnation = $11, incarnation_nonce = $12,
-	fold = $13, tries = 0, tried = '00000000-0000-0000-0000-000000000000', logged_n = $8, logged_chain = $9, logged_incarnation = $11, logged_incarnation_nonce = $12,
+	fold = $13, tries = 0, tried = '00000000-0000-0000-0000-000000000000', 
+	logged_n = $8, logged_chain = $9, logged_incarnation = $11, logged_incarnation_nonce = $12,
 	logged_offset = (SELECT e.next FROM deja_ends e JOIN deja_topics t ON t.k = e.topic WHERE t.id = $14 AND e.partition = $1)
 	WHERE ` + holding + ` AND position = $4 AND n = $5 AND chain = $6 RETURNING 1`)
 

@@ -82,7 +82,8 @@ func readBinding(c *sqlite.Conn, a *driver.Assignment) error {
 const (
 	insertLease = `INSERT INTO deja_lease (partition, epoch, nonce, token, position, n, chain, time, incarnation, incarnation_nonce, fold,
 		logged_n, logged_offset, owner, until, tried, tries, careful, attempted, attempts, ready, adopted)
-		VALUES (?, 0, zeroblob(16), zeroblob(16), 0, 0, zeroblob(32), ?, 0, zeroblob(16), '', 0, 0, zeroblob(16), 0, zeroblob(16), 0, 0, 0, x'', 0, 0)
+		VALUES (?, 0, zeroblob(16), zeroblob(16), 0, 0, zeroblob(32), ?, 0, zeroblob(16), '',
+		0, 0, zeroblob(16), 0, zeroblob(16), 0, 0, 0, x'', 0, 0)
 		ON CONFLICT DO NOTHING`
 	takeLease = `UPDATE deja_lease SET epoch = epoch + 1, nonce = ?, token = zeroblob(16), owner = ?, until = ? WHERE partition = ?`
 	countTry  = `UPDATE deja_lease SET tries = tries + 1, tried = owner WHERE partition = ? AND owner NOT IN (tried, zeroblob(16))`
@@ -143,7 +144,9 @@ func (db *DB) belongs(c *sqlite.Conn, role string, t driver.Topic) error {
 		return err
 	}
 	return query(c, "SELECT name, cluster, id, partitions FROM deja_binding WHERE role = ?", func(st *sqlite.Stmt) error {
-		was := driver.Topic{Name: st.ColumnText(0), Cluster: st.ColumnText(1), ID: st.ColumnText(2), Partitions: st.ColumnInt32(3), MaxRecord: t.MaxRecord}
+		was := driver.Topic{
+			Name: st.ColumnText(0), Cluster: st.ColumnText(1), ID: st.ColumnText(2), Partitions: st.ColumnInt32(3), MaxRecord: t.MaxRecord,
+		}
 		if was != t {
 			return fmt.Errorf("%w: its %s is %+v, not %+v", driver.ErrIdentity, role, was, t)
 		}
@@ -229,7 +232,8 @@ func (s *store) Attempt(ctx context.Context, l driver.Lease, offset, careful int
 // Release gives the lease back.
 func (s *store) Release(ctx context.Context, l driver.Lease) error {
 	return s.write(ctx, func(c *sqlite.Conn) error {
-		return underLease(c, l, "UPDATE deja_lease SET epoch = epoch + 1, nonce = ?, token = zeroblob(16), owner = zeroblob(16), until = 0, tries = 0, tried = zeroblob(16)",
+		return underLease(c, l, `UPDATE deja_lease SET epoch = epoch + 1, nonce = ?, token = zeroblob(16),
+			owner = zeroblob(16), until = 0, tries = 0, tried = zeroblob(16)`,
 			random())
 	})
 }

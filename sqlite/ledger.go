@@ -65,7 +65,8 @@ func readSegments(c *sqlite.Conn) (segments []segment, err error) {
 // createSegment makes a segment's table, and enters it.
 func createSegment(c *sqlite.Conn, s segment) error {
 	err := exec(c, "CREATE TABLE "+s.table()+` (
-		key BLOB PRIMARY KEY, hash BLOB NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL, n INTEGER NOT NULL, status INTEGER NOT NULL
+		key BLOB PRIMARY KEY, hash BLOB NOT NULL,
+		partition INTEGER NOT NULL, offset INTEGER NOT NULL, n INTEGER NOT NULL, status INTEGER NOT NULL
 	) STRICT, WITHOUT ROWID`)
 	if err != nil {
 		return err
@@ -309,7 +310,8 @@ func (w *ledgerWriter) begin() error {
 		}
 		w.newest = w.sealed.next
 	}
-	w.insert, err = c.Prepare("INSERT INTO " + w.newest.table() + " (key, hash, partition, offset, n, status) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
+	w.insert, err = c.Prepare("INSERT INTO " + w.newest.table() +
+		" (key, hash, partition, offset, n, status) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
 	if err != nil {
 		return err
 	}
@@ -319,7 +321,8 @@ func (w *ledgerWriter) begin() error {
 
 // replaceEntry is the statement that replaces a parked message's entry, and no other.
 func replaceEntry(s segment) string {
-	return fmt.Sprintf("UPDATE %s SET hash = ?2, partition = ?3, offset = ?4, n = ?5, status = ?6 WHERE key = ?1 AND status = %d", s.table(), deja.Parked)
+	return fmt.Sprintf(`UPDATE %s SET hash = ?2, partition = ?3, offset = ?4, n = ?5, status = ?6
+		WHERE key = ?1 AND status = %d`, s.table(), deja.Parked)
 }
 
 // ask finds what the sealed segments have of the keys: of those from asked on all, as the look-up may not have seen it,

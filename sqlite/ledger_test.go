@@ -93,12 +93,14 @@ func TestLedgerIsSealed(t *testing.T) {
 // Whatever happened to a filter, no key is taken for new that is not, before the filter was made anew and after.
 func TestFiltersAreMadeAnew(t *testing.T) {
 	for name, damage := range map[string][]string{
-		"as it was":                 {"SELECT 1"},
-		"lost":                      {"DELETE FROM deja_filters WHERE segment = 2"},
-		"all lost":                  {"DROP TABLE deja_filters"},
-		"damaged":                   {"UPDATE deja_filters SET filter = CAST(substr(filter, 1, 60) || x'ff' || substr(filter, 62) AS BLOB) WHERE segment = 2"},
+		"as it was": {"SELECT 1"},
+		"lost":      {"DELETE FROM deja_filters WHERE segment = 2"},
+		"all lost":  {"DROP TABLE deja_filters"},
+		"damaged": {
+			"UPDATE deja_filters SET filter = CAST(substr(filter, 1, 60) || x'ff' || substr(filter, 62) AS BLOB) WHERE segment = 2",
+		},
 		"cut":                       {"UPDATE deja_filters SET filter = substr(filter, 1, 80) WHERE segment = 2"},
-		"another's":                 {"UPDATE deja_filters SET filter = (SELECT filter FROM deja_filters WHERE segment = 1), stamp = (SELECT stamp FROM deja_filters WHERE segment = 1) WHERE segment = 2"},
+		"another's":                 {"UPDATE deja_filters SET (filter, stamp) = (SELECT filter, stamp FROM deja_filters WHERE segment = 1) WHERE segment = 2"},
 		"of another number of rows": {"UPDATE deja_filters SET rows = 9 WHERE segment = 2"},
 		"of a segment that changed": {
 			"DROP TRIGGER deja_ledger_2_INSERT",

@@ -86,7 +86,8 @@ func (s *store) States(ctx context.Context, after deja.Stream, limit int) (ss []
 const (
 	parkedColumns      = "SELECT offset, tenant, aggregate, key, id, n FROM deja_parked "
 	selectParked       = parkedColumns + "WHERE partition = ? AND offset >= ? ORDER BY offset LIMIT ?"
-	selectParkedStream = parkedColumns + "WHERE tenant = ? AND aggregate = ? AND key = ? AND partition = ? AND offset >= ? ORDER BY offset LIMIT ?"
+	selectParkedStream = parkedColumns +
+		"WHERE tenant = ? AND aggregate = ? AND key = ? AND partition = ? AND offset >= ? ORDER BY offset LIMIT ?"
 )
 
 // Parked returns parked messages in the order of their offsets.

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -49,22 +51,31 @@ var breaks = map[string][]edit{
 // breakNames returns the names of what can be broken.
 func breakNames() []string { return slices.Sorted(maps.Keys(breaks)) }
 
-// build builds this program with edits laid over the module.
-func build(ctx context.Context, root, dir string, edits []edit) (program string, err error) {
+// edited returns the text of each file that edits change, by its name.
+func edited(root string, edits []edit) (map[string]string, error) {
 	texts := map[string]string{}
 	for _, e := range edits {
 		text, ok := texts[e.file]
 		if !ok {
 			data, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(e.file)))
 			if err != nil {
-				return "", err
+				return nil, err
 			}
 			text = string(data)
 		}
 		if n := strings.Count(text, e.old); n != 1 {
-			return "", fmt.Errorf("the break no longer applies: its old text occurs %d times in %s, not once: %q", n, e.file, e.old)
+			return nil, fmt.Errorf("the break no longer applies: its old text occurs %d times in %s, not once: %q", n, e.file, e.old)
 		}
 		texts[e.file] = strings.Replace(text, e.old, e.new, 1)
+	}
+	return texts, nil
+}
+
+// build builds this program with edits laid over the module.
+func build(ctx context.Context, root, dir string, edits []edit) (program string, err error) {
+	texts, err := edited(root, edits)
+	if err != nil {
+		return "", err
 	}
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	for file, text := range texts {

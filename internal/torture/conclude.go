@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -56,10 +58,11 @@ func (r *run) published(ctx, deadline context.Context, p *past) ([]string, error
 		if err != nil || missing == 0 || len(wrong) > 0 {
 			return wrong, err
 		}
-		if deadline.Err() != nil {
+		select {
+		case <-deadline.Done():
 			return []string{fmt.Sprintf("%d events are not in the public topic %s after the faults stopped", missing, quiescence)}, nil
+		case <-time.After(200 * time.Millisecond):
 		}
-		sleep(deadline, 200*time.Millisecond)
 	}
 }
 

@@ -1,3 +1,5 @@
+//go:build unix
+
 // Command torture runs a service on a real Kafka and a real PostgreSQL of its own, harms everything that can be harmed,
 // and checks that nothing is lost, done twice or told wrongly.
 //

@@ -120,7 +120,7 @@ func TestADumpOfAMomentInMidRunIsRestored(t *testing.T) {
 		all  bool // is handled by then
 	}{
 		"when all was handled and the workers were stopped": {stop: true, all: true},
-		"in mid-run, under workers that go on":               {},
+		"in mid-run, under workers that go on":              {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o, rng := shipped(t), newRand(t)
@@ -152,4 +152,3 @@ func TestADumpOfAMomentInMidRunIsRestored(t *testing.T) {
 		})
 	}
 }
-

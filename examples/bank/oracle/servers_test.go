@@ -76,7 +76,9 @@ func (s *servers) createTopics(t *testing.T) {
 	ok(t, s.bank(t, "topics", "create", "--partitions", fmt.Sprint(s.partitions)))
 }
 
-func (s *servers) logURL() string { return "kafka://" + strings.Join(s.brokers, ",") + "?prefix=" + s.prefix }
+func (s *servers) logURL() string {
+	return "kafka://" + strings.Join(s.brokers, ",") + "?prefix=" + s.prefix
+}
 
 func (s *servers) storeURL() string {
 	sep := "?"
@@ -87,7 +89,9 @@ func (s *servers) storeURL() string {
 }
 
 // env is where the program finds log and store: a command line would show the password.
-func (s *servers) env() []string { return environment("DEJA_LOG="+s.logURL(), "DEJA_STORE="+s.storeURL()) }
+func (s *servers) env() []string {
+	return environment("DEJA_LOG="+s.logURL(), "DEJA_STORE="+s.storeURL())
+}
 
 // logAlone is where the program finds the log, and no store.
 func (s *servers) logAlone() []string { return environment("DEJA_LOG=" + s.logURL()) }
@@ -261,32 +265,37 @@ func (s *sender) send(ctx context.Context, rows []berka.Transaction) error {
 // that it returns waits until all are sent.
 func (s *sender) feed(t *testing.T, rows []berka.Transaction, seed uint64, over time.Duration) (wait func()) {
 	t.Helper()
-	const pieces = 100
-	done := make(chan error, 1)
+	done := make(chan struct{})
+	var err error
 	go func() {
-		rng := rand.New(rand.NewPCG(seed, 1))
-		tick := time.NewTicker(over / pieces)
-		defer tick.Stop()
-		for i, piece := range slices.Collect(slices.Chunk(rows, (len(rows)+pieces-1)/pieces)) {
-			if err := s.send(t.Context(), piece); err != nil {
-				done <- err
-				return
-			}
-			if i > 0 && rng.IntN(10) == 0 {
-				at := rng.IntN(i * len(piece))
-				if err := s.send(t.Context(), rows[at:min(at+len(piece), i*len(piece))]); err != nil {
-					done <- err
-					return
-				}
-			}
-			<-tick.C
-		}
-		done <- nil
+		defer close(done)
+		err = s.trickle(t.Context(), rows, rand.New(rand.NewPCG(seed, 1)), over)
 	}()
 	return func() {
 		t.Helper()
-		must(t, <-done)
+		<-done
+		must(t, err)
 	}
+}
+
+func (s *sender) trickle(ctx context.Context, rows []berka.Transaction, rng *rand.Rand, over time.Duration) error {
+	const pieces = 100
+	tick := time.NewTicker(over / pieces)
+	defer tick.Stop()
+	size := (len(rows) + pieces - 1) / pieces
+	for from := 0; from < len(rows); from += size {
+		if err := s.send(ctx, rows[from:min(from+size, len(rows))]); err != nil {
+			return err
+		}
+		if rng.IntN(10) == 0 {
+			again := rng.IntN(from + 1)
+			if err := s.send(ctx, rows[again:min(again+size, from+1)]); err != nil {
+				return err
+			}
+		}
+		<-tick.C
+	}
+	return nil
 }
 
 // A worker is a process that runs the bank.
