@@ -18,9 +18,10 @@ import (
 // partitions go to others at their next beat: so a partition stands still for ttl + beat at most, and a take-over.
 // Partitions that are given back wait for one beat.
 const (
-	ttl   = 3 * time.Second
-	beat  = 500 * time.Millisecond
-	grace = 5 * time.Second // for what is under way when a process is asked to stop
+	ttl     = 3 * time.Second
+	beat    = 500 * time.Millisecond
+	meeting = 100 * time.Millisecond // from the first beat to the taking of partitions: processes that start together would take each other's
+	grace   = 5 * time.Second        // for what is under way when a process is asked to stop
 )
 
 // run is one Run of an engine: a member of the crew that works on the store.
@@ -39,6 +40,9 @@ type run struct {
 	group    <-chan []int32     // what the consumer group assigns; nil while this process is in none
 	quit     context.CancelFunc // leaves the group; nil if there is nothing to leave
 	assigned []int32            // by the group
+
+	deaf bool      // the last beat failed: others were not heard either
+	from time.Time // no partition is taken before: the others have the time to say that they are alive
 }
 
 // job is a partition being handled.
@@ -56,6 +60,10 @@ func (r *run) run(ctx context.Context) error {
 	defer r.leave()
 	if err := r.regroup(ctx); err != nil {
 		return err
+	}
+	var met <-chan time.Time
+	if _, shared := r.e.store.(driver.Shared); shared {
+		r.from, met = time.Now().Add(meeting), time.After(meeting)
 	}
 	for {
 		if err := r.share(ctx); err != nil {
@@ -75,6 +83,7 @@ func (r *run) run(ctx context.Context) error {
 			} else if j.err != nil {
 				r.halted[j.p] = j.err
 			}
+		case <-met:
 		case <-tick.C:
 			if err := r.regroup(ctx); err != nil {
 				return err
@@ -134,7 +143,11 @@ func (r *run) share(ctx context.Context) error {
 		if ctx.Err() == nil {
 			r.logger.WarnContext(ctx, "no heartbeat: the store cannot be reached; trying again", "error", err)
 		}
+		r.deaf = true
 		return nil
+	}
+	if r.deaf {
+		r.deaf, r.from = false, time.Now().Add(beat)
 	}
 	mine = r.part(crew.Members, mine)
 	if _, ok := r.e.store.(driver.Shared); ok {
@@ -154,7 +167,7 @@ func (r *run) share(ctx context.Context) error {
 		case j == nil && !slices.Contains(mine, n):
 			p.note(elsewhere, nil)
 			delete(r.halted, p)
-		case j == nil && r.halted[p] == nil && slices.Contains(free, n):
+		case j == nil && r.halted[p] == nil && !time.Now().Before(r.from) && slices.Contains(free, n):
 			r.start(ctx, p)
 			working++
 		case r.halted[p] == nil:

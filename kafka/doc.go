@@ -24,7 +24,7 @@
 //
 // The default compression is Snappy: of records like a journal's, a third of which is hashes, it takes half of what goes
 // over the network and onto disks, for less than half a microsecond of the client's processor time a record, there and
-// back, and none of the brokers' that could be measured. LZ4 saves no more for four times as much, Zstd little more for
+// back, and little of the brokers'. LZ4 saves no more for four times as much, Zstd little more for
 // ten times. Where brokers, database and service share few processors and a fast disk, None is the cheapest.
 //
 // # Sources

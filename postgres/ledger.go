@@ -93,11 +93,12 @@ func (t *tx) lookAgain(ctx context.Context, ls []line) (map[deja.ID]found, error
 	}
 	settled := map[deja.ID]found{}
 	var b batch
-	t.catalog.lookup(&b, func(s *segment) []deja.ID {
+	every, some := &question{keys: all}, &question{keys: suspects}
+	t.catalog.lookup(&b, func(s *segment) *question {
 		if s.n >= asked && s.n < newest {
-			return all
+			return every
 		}
-		return suspects
+		return some
 	}, func(e driver.Entry, segment int64) { settled[e.Key] = found{e, segment} })
 	_, err := send(ctx, t.inner, &b)
 	return settled, err

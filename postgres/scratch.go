@@ -49,7 +49,8 @@ func openScratch(ctx context.Context, dsn string) (*Scratch, error) {
 		return nil, err
 	}
 	role, err := prepareScratch(ctx, conn, c.schema)
-	if err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))); err != nil {
+	err = errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
+	if err != nil {
 		return nil, err
 	}
 	db, err := Open(ctx, withRole(dsn, role))

@@ -178,7 +178,7 @@ func (db *DB) makeFilter(ctx context.Context, s segment) (*filter.Filter, error)
 		}
 		err := tx.QueryRow(ctx, "SELECT pg_try_advisory_xact_lock($1, $2)", db.locks, lockFilter).Scan(&free)
 		if err == nil && free {
-			f, lo, hi, err = scanKeys(ctx, tx, s.n)
+			f, lo, hi, err = db.scanKeys(ctx, tx, s.n)
 		}
 		return err
 	})
@@ -199,12 +199,12 @@ func (db *DB) makeFilter(ctx context.Context, s segment) (*filter.Filter, error)
 }
 
 // scanKeys makes a filter of all keys in a segment's table.
-func scanKeys(ctx context.Context, q querier, n int64) (f *filter.Filter, lo, hi deja.ID, err error) {
+func (db *DB) scanKeys(ctx context.Context, q querier, n int64) (f *filter.Filter, lo, hi deja.ID, err error) {
 	var count int
 	if err := q.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM deja_ledger_%d", n)).Scan(&count); err != nil {
 		return nil, lo, hi, err
 	}
-	f = filter.New(count)
+	f = db.ledger.newFilter(count)
 	err = each(ctx, q, func(r pgx.Rows) error {
 		key := deja.ID(r.RawValues()[0])
 		if f.Len() == 0 || compareIDs(key, lo) < 0 {

@@ -89,6 +89,16 @@ func (l *ledger) suspectParked(ls []line) {
 	}
 }
 
+// newFilter returns an empty filter with room for n keys, of the same seed as the others where there are any.
+func (l *ledger) newFilter(n int) *filter.Filter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.filters {
+		return f.Like(n)
+	}
+	return filter.New(n)
+}
+
 const selectVersion = "SELECT version, newest FROM deja_catalog"
 
 // loadCatalog reads the segments anew.
@@ -201,7 +211,8 @@ func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, 
 	keys = slices.Compact(keys)
 	err = s.db.asking(ctx, s.db.pool, func(c *catalog, b *batch) {
 		es, asked = nil, c.newest()
-		c.lookup(b, func(*segment) []deja.ID { return keys }, func(e driver.Entry, segment int64) {
+		q := &question{keys: keys}
+		c.lookup(b, func(*segment) *question { return q }, func(e driver.Entry, segment int64) {
 			es = append(es, e)
 			if segment != asked && e.Status == deja.Parked {
 				s.db.ledger.noteParked(e.Key)
@@ -221,23 +232,23 @@ func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, 
 // the server knows the statement already.
 const together = 16
 
-// lookup adds the queries for the keys, in order, that each segment is to be asked for and may have.
-func (c *catalog) lookup(b *batch, keys func(*segment) []deja.ID, found func(e driver.Entry, segment int64)) {
+// lookup adds the queries for the keys that each segment is to be asked for and may have.
+func (c *catalog) lookup(b *batch, ask func(*segment) *question, found func(e driver.Entry, segment int64)) {
 	sealed := len(c.segments) - 1
 	for at := 0; at < sealed; at += together {
-		queueLookup(b, c.segments[at:min(at+together, sealed)], keys, found)
+		queueLookup(b, c.segments[at:min(at+together, sealed)], ask, found)
 	}
-	queueLookup(b, c.segments[sealed:], keys, found)
+	queueLookup(b, c.segments[sealed:], ask, found)
 }
 
-func queueLookup(b *batch, segments []segment, keys func(*segment) []deja.ID, found func(e driver.Entry, segment int64)) {
+func queueLookup(b *batch, segments []segment, ask func(*segment) *question, found func(e driver.Entry, segment int64)) {
 	var (
 		parts []string
 		args  []any
 		asked bool
 	)
 	for i := range segments {
-		some := segments[i].among(keys(&segments[i]))
+		some := segments[i].among(ask(&segments[i]))
 		asked = asked || len(some) > 0
 		parts = append(parts, fmt.Sprintf(lookupEntries, segments[i].n, i+1))
 		args = append(args, some)
@@ -258,25 +269,45 @@ func queueLookup(b *batch, segments []segment, keys func(*segment) []deja.ID, fo
 	}, strings.Join(parts, " UNION ALL "), args...)
 }
 
-// among returns which of some keys, in order, may be in the segment; never nil.
-func (s *segment) among(keys []deja.ID) [][16]byte {
-	if s.filter == nil {
-		all := make([][16]byte, len(keys))
-		for i := range keys {
-			all[i] = keys[i]
+// A question is keys in order, with their sums for the filters of one seed.
+type question struct {
+	keys []deja.ID
+	of   *filter.Filter // one of that seed
+	sums []filter.Sum
+}
+
+// sumsFor returns the keys' sums for a filter. Most filters have one seed.
+func (q *question) sumsFor(f *filter.Filter) []filter.Sum {
+	if q.of == nil || !q.of.SameSums(f) {
+		q.of, q.sums = f, make([]filter.Sum, len(q.keys))
+		for i := range q.keys {
+			q.sums[i] = f.Sum(q.keys[i])
 		}
-		return all
 	}
-	from, _ := slices.BinarySearchFunc(keys, s.lo, compareIDs)
-	keys = keys[from:]
-	until, found := slices.BinarySearchFunc(keys, s.hi, compareIDs)
+	return q.sums
+}
+
+// among returns which keys of a question may be in the segment; never nil.
+func (s *segment) among(q *question) [][16]byte {
+	some := [][16]byte{}
+	if s.filter == nil {
+		for _, k := range q.keys {
+			some = append(some, k)
+		}
+		return some
+	}
+	from, _ := slices.BinarySearchFunc(q.keys, s.lo, compareIDs)
+	until, found := slices.BinarySearchFunc(q.keys, s.hi, compareIDs)
 	if found {
 		until++
 	}
-	some := [][16]byte{}
-	for _, k := range keys[:until] {
-		if s.filter.Has(k) {
-			some = append(some, k)
+	if from >= until {
+		return some
+	}
+	sums := q.sumsFor(s.filter)
+	for i := from; i < until; i++ {
+		if s.filter.HasSum(sums[i]) {
+			some = append(some, q.keys[i])
 		}
 	}
 	return some

@@ -69,9 +69,9 @@ func (s *Source) reached(ctx context.Context, store driver.Reader, past *Past) (
 		if at.Fold != s.machine.FoldVersion() {
 			return nil, fmt.Errorf("%w: it was folded by another fold version; make it anew with this build", ErrSnapshot)
 		}
-		e, err := journal.Find(ctx, s.log, s.machine.Name(), p, at.N, at.Incarnation.Number)
-		if err != nil || e.Chain != at.Chain {
-			return nil, fmt.Errorf("%w: its decision %d of partition %d is not the history's (%w)", ErrSnapshot, at.N, p, errors.Join(err, journal.ErrForked))
+		e, err := journal.FindChain(ctx, s.log, s.machine.Name(), p, at.N, at.Chain)
+		if err != nil {
+			return nil, fmt.Errorf("%w: its decision %d of partition %d is not the history's: %w", ErrSnapshot, at.N, p, err)
 		}
 		begin[p] = &e
 		past.Messages += at.N

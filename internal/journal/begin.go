@@ -45,3 +45,36 @@ func Begin(ctx context.Context, log driver.Log, service string, partition int32)
 	}
 	return driver.Logged{Offset: end}, nil
 }
+
+// FindChain returns decision n of a partition, the one with a hash: of records of one number, which several lives may have
+// written, the hash tells which is meant. The error wraps [ErrForked] if there are only others, and [ErrGap] if there are
+// none.
+func FindChain(ctx context.Context, log driver.Log, service string, partition int32, n int64, chain [32]byte) (Entry, error) {
+	at := deja.Position{Topic: wire.Journal(service), Partition: partition}
+	first, end, err := log.Bounds(ctx, at.Topic, partition)
+	if err != nil {
+		return Entry{}, err
+	}
+	dec := wire.NewDecoder(service)
+	missing := ErrGap
+	for at.Offset = max(n-1, first); at.Offset < end; { // each offset holds at most one decision
+		recs, err := log.Fetch(ctx, at, 16)
+		if err != nil {
+			return Entry{}, fmt.Errorf("read %s: %w", at, err)
+		}
+		for _, rec := range recs {
+			r, err := dec.Record(partition, rec.Value)
+			if err != nil {
+				return Entry{}, fmt.Errorf("journal record at %s: %w: %w", at, ErrUnreadable, err)
+			}
+			if !r.Marker() && r.N == n {
+				if wire.Hash(rec.Value) == chain {
+					return Entry{Record: r, Raw: rec.Value, Chain: chain, Offset: rec.Offset}, nil
+				}
+				missing = ErrForked
+			}
+			at.Offset = rec.Offset + 1
+		}
+	}
+	return Entry{}, fmt.Errorf("decision %d as it is known is not in %s of partition %d: %w", n, at.Topic, partition, missing)
+}

@@ -124,14 +124,11 @@ func (w *Worker) readFrom(ctx context.Context) (driver.Logged, error) {
 	if p.N == 0 {
 		return driver.Logged{}, nil
 	}
-	last, err := journal.Find(ctx, w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, p.N, 0)
+	last, err := journal.FindChain(ctx, w.cfg.Log, w.cfg.Machine.Name(), w.cfg.Partition, p.N, p.Chain)
 	if err != nil {
 		return driver.Logged{}, err
 	}
-	if last.Chain != p.Chain {
-		return driver.Logged{}, fmt.Errorf("%w: decision %d of the store is not the journal's", journal.ErrForked, p.N)
-	}
-	return driver.Logged{Offset: last.Offset + 1, N: p.N, Chain: p.Chain, Incarnation: last.Incarnation}, nil
+	return last.After(), nil
 }
 
 // survey is what a take-over finds in the journal.

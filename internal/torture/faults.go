@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -40,12 +41,13 @@ func kinds() []kind {
 		{"store-back", 3, false, (*run).storeBack},
 		{"store-back-idle", 1, false, (*run).storeBackIdle},
 		{"sleeper", 1, false, (*run).sleeper},
+		{"store-lost", 1, false, (*run).storeLost},
 	}
 }
 
 // opening is what every run begins with: one of each that must not be left to chance.
 var opening = []string{
-	"append-cut", "commit-cut", "store-back-idle", "sleeper", "kill", "freeze", "postgres", "one-way", "broker", "answer-cut", "store-back", "partition",
+	"append-cut", "commit-cut", "store-back-idle", "sleeper", "kill", "freeze", "postgres", "one-way", "broker", "answer-cut", "store-back", "partition", "store-lost",
 }
 
 func kindNames() (names []string) {
@@ -284,6 +286,8 @@ func (r *run) killBroker(ctx context.Context, rng *rand.Rand) {
 }
 
 func (r *run) bounce(ctx context.Context, d time.Duration, server, how string) {
+	r.down.Add(1)
+	defer r.down.Add(-1)
 	_, err := r.s.script(ctx, "stop", server, how)
 	if err == nil {
 		sleep(ctx, d)
@@ -316,6 +320,8 @@ func (r *run) dump(ctx context.Context, file string) bool {
 }
 
 func (r *run) putBack(ctx context.Context, file string) {
+	r.down.Add(1)
+	defer r.down.Add(-1)
 	for _, h := range r.behind() {
 		h.pg.refuse(time.Hour)
 	}
@@ -411,6 +417,8 @@ func (r *run) sleeper(ctx context.Context, rng *rand.Rand) {
 		return
 	}
 	r.fault("sleeper", "%s sleeps, the store goes back, others take over and sleep, %s wakes", first.name, first.name)
+	r.down.Add(1)
+	defer r.down.Add(-1)
 	first.signal(syscall.SIGSTOP)
 	defer first.signal(syscall.SIGCONT)
 	for _, h := range others {
@@ -443,6 +451,38 @@ func (r *run) sleeper(ctx context.Context, rng *rand.Rand) {
 	}
 	first.signal(syscall.SIGCONT)
 	sleep(ctx, 2*time.Second)
+}
+
+// storeLost drops the store while no worker runs, and makes an empty one.
+func (r *run) storeLost(ctx context.Context, _ *rand.Rand) {
+	r.calm(ctx)
+	r.down.Add(1)
+	defer r.down.Add(-1)
+	r.fault("store-lost", "its schema is dropped, with no worker running")
+	for _, h := range r.processes() {
+		h.end(syscall.SIGKILL)
+	}
+	r.caller.pg.refuse(time.Hour)
+	defer r.caller.pg.admit()
+	var err error
+	if !r.until(ctx, func() bool { err = r.remake(ctx); return err == nil }) && ctx.Err() == nil {
+		r.violate("the run itself failed: %v", err)
+	}
+	for _, h := range r.processes() {
+		r.begin(h)
+	}
+}
+
+// remake makes the store anew.
+func (r *run) remake(ctx context.Context) error {
+	if err := inDatabase(ctx, r.direct.dsn, "SET lock_timeout = '5s'; DROP SCHEMA IF EXISTS "+r.direct.schema+" CASCADE"); err != nil {
+		return err
+	}
+	db, err := r.direct.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(db.Close(), watchLeases(ctx, r.direct.dsn, r.direct.schema))
 }
 
 // until waits for something, for a while.

@@ -160,7 +160,8 @@ type summary struct {
 	TriedAgain int64          `json:"tried_again"`
 	tally
 	Takeovers  int64    `json:"takeovers"`
-	Worst      float64  `json:"worst_standstill_seconds"` // of a partition with something to do, outages of the servers included
+	Worst      float64  `json:"worst_standstill_seconds"`           // of a partition with something to do
+	Harmed     float64  `json:"worst_standstill_in_outage_seconds"` // with a server down, or all workers frozen or gone, in the meantime
 	Snapshots  int64    `json:"snapshots"`
 	Quiesced   float64  `json:"quiesced_after_seconds"`
 	Hash       string   `json:"hash,omitempty"`
@@ -188,6 +189,7 @@ func (r *run) summary() summary {
 	}
 	for i := range r.standstill {
 		s.Worst = max(s.Worst, r.standstill[i].worst.Seconds())
+		s.Harmed = max(s.Harmed, r.standstill[i].harmed.Seconds())
 	}
 	if r.load != nil {
 		s.Sent, s.Told, s.TriedAgain = len(r.load.sent), r.load.dos.Load(), r.load.errors.Load()
@@ -229,6 +231,7 @@ func (s *summary) print(w io.Writer) {
 	row("calls tried again", s.TriedAgain)
 	row("take-overs", s.Takeovers)
 	row("worst stand-still", fmt.Sprintf("%.1f s", s.Worst))
+	row("  with a server down", fmt.Sprintf("%.1f s", s.Harmed))
 	row("snapshots checked", s.Snapshots)
 	row("quiesced after", fmt.Sprintf("%.1f s", s.Quiesced))
 	row("state hash", s.Hash)

@@ -67,6 +67,7 @@ type run struct {
 	hash       string // of the states in the end
 	light      sync.WaitGroup
 	standstill [partitions]stand
+	down       atomic.Int64 // servers that are down, or harm that lets nobody work
 
 	mu     sync.Mutex
 	faults []happened
@@ -84,7 +85,9 @@ type happened struct {
 type stand struct {
 	position int64
 	since    time.Time // nothing has moved though there was something to do; zero: it moves
+	outage   bool      // a server was down in the meantime
 	worst    time.Duration
+	harmed   time.Duration // the worst with a server down in the meantime
 }
 
 var errViolated = errors.New("a violation was found")
@@ -149,7 +152,7 @@ func (r *run) prepare(ctx context.Context, root string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := installFence(ctx, r.direct.dsn, r.direct.schema); err != nil {
+	if err := errors.Join(installFence(ctx, r.direct.dsn), watchLeases(ctx, r.direct.dsn, r.direct.schema)); err != nil {
 		return err
 	}
 	e, err := engine.New(engine.Config{Service: service(), Log: log, Store: db.Store()})
@@ -345,12 +348,17 @@ func (r *run) watch(ctx context.Context) {
 	said := time.Now()
 	for ctx.Err() == nil {
 		ls, ends, err := r.progress(ctx)
+		if err != nil {
+			for i := range r.standstill {
+				r.standstill[i].outage = true
+			}
+		}
 		if now := time.Now(); err == nil {
 			var n, lag int64
 			for _, l := range ls {
 				n += l.Progress.N
 				lag += ends[l.Partition] - l.Progress.Position
-				r.standstill[l.Partition].note(now, l.Progress.Position, ends[l.Partition])
+				r.standstill[l.Partition].note(now, l.Progress.Position, ends[l.Partition], r.down.Load() > 0)
 			}
 			if now.Sub(said) > 5*time.Second {
 				said = now
@@ -362,14 +370,19 @@ func (r *run) watch(ctx context.Context) {
 	}
 }
 
-func (s *stand) note(now time.Time, position, end int64) {
+// note takes a look at a partition. A stand-still counts as one of an outage if there was one at any time of it.
+func (s *stand) note(now time.Time, position, end int64, outage bool) {
 	switch {
 	case position != s.position || position >= end:
-		s.since = time.Time{}
+		s.since, s.outage = time.Time{}, outage
 	case s.since.IsZero():
-		s.since = now
+		s.since, s.outage = now, s.outage || outage
 	default:
-		s.worst = max(s.worst, now.Sub(s.since))
+		if s.outage = s.outage || outage; s.outage {
+			s.harmed = max(s.harmed, now.Sub(s.since))
+		} else {
+			s.worst = max(s.worst, now.Sub(s.since))
+		}
 	}
 	s.position = position
 }

@@ -51,7 +51,7 @@ func TestWrongCommandLines(t *testing.T) {
 }
 
 // echo is a server that answers every piece with an answer and keeps what it got.
-func echo(t *testing.T, answer string) (address string, got chan string) {
+func echo(t *testing.T, answer string) (string, <-chan string) {
 	t.Helper()
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -59,7 +59,7 @@ func echo(t *testing.T, answer string) (address string, got chan string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	got = make(chan string, 100)
+	got := make(chan string, 100)
 	go func() {
 		for {
 			c, err := l.Accept()
