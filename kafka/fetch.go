@@ -19,7 +19,7 @@ const (
 	fetchKey  = 1
 	fetchByID = 13 // from this version on, a topic is asked for by its id
 
-	fetchBytes = 512 << 10 // of batches, as they are on the wire, in one answer; a larger first batch comes alone
+	fetchBytes = 256 << 10 // of batches, as they are on the wire, in one answer; a larger first batch comes alone
 	givenBytes = 4 << 20   // of records that one Fetch returns
 	waitAtEnd  = 500 * time.Millisecond
 

@@ -151,7 +151,7 @@ func (db *DB) CutAll(tb testing.TB) {
 
 // AppendSlowly appends in a transaction that stays open for a while, and is rolled back in the end or not.
 func (db *DB) AppendSlowly(ctx context.Context, name string, rs []driver.Record, rollBack bool) error {
-	t, err := db.findTopic(ctx, name)
+	t, err := db.findTopic(ctx, db.pool, name)
 	if err != nil {
 		return err
 	}

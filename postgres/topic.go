@@ -69,11 +69,11 @@ func scanTopic(r pgx.Row) (*topic, error) {
 }
 
 // findTopic returns a topic, or ErrNotFound.
-func (db *DB) findTopic(ctx context.Context, name string) (*topic, error) {
+func (db *DB) findTopic(ctx context.Context, q querier, name string) (*topic, error) {
 	if t := db.topics.get(name); t != nil {
 		return t, nil
 	}
-	t, err := scanTopic(db.pool.QueryRow(ctx, selectTopic, name))
+	t, err := scanTopic(q.QueryRow(ctx, selectTopic, name))
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = driver.ErrNotFound
 	}
@@ -89,7 +89,7 @@ func (db *DB) topic(ctx context.Context, name string, partitions int32) (*topic,
 	if name == "" || len(name) > maxTopicName {
 		return nil, fmt.Errorf("topic %q: want a name of 1 to %d bytes", name, maxTopicName)
 	}
-	t, err := db.findTopic(ctx, name)
+	t, err := db.findTopic(ctx, db.pool, name)
 	if db.readOnly || !errors.Is(err, driver.ErrNotFound) {
 		return t, err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"syscall"
 	"time"
 
@@ -48,7 +49,7 @@ func (r *run) conclude(ctx, deadline context.Context, stopped time.Time) error {
 	if len(wrong) > 0 {
 		return nil
 	}
-	return r.compareRebuilt(ctx)
+	return r.compareRebuilt(ctx, p)
 }
 
 // published waits until the public topic has all events, and returns what is wrong with it.
@@ -68,7 +69,7 @@ func (r *run) published(ctx, deadline context.Context, p *past) ([]string, error
 
 // compareRebuilt compares the store with what the log alone gives: folded in memory, decided again, and in a schema that
 // a worker fills that has nothing but the log.
-func (r *run) compareRebuilt(ctx context.Context) error {
+func (r *run) compareRebuilt(ctx context.Context, p *past) error {
 	db, err := r.direct.openStore(ctx)
 	if err != nil {
 		return err
@@ -108,10 +109,10 @@ func (r *run) compareRebuilt(ctx context.Context) error {
 	case verdict.Judged == 0 && r.opt.broken == "":
 		r.violate("nothing was decided again")
 	}
-	return r.compareFresh(ctx, m, hash)
+	return r.compareFresh(ctx, m, p, hash)
 }
 
-func (r *run) compareFresh(ctx context.Context, m *deja.Machine, hash replay.Hash) error {
+func (r *run) compareFresh(ctx context.Context, m *deja.Machine, p *past, hash replay.Hash) error {
 	fresh := r.direct
 	fresh.schema = "fresh"
 	db, err := fresh.openStore(ctx)
@@ -139,6 +140,11 @@ func (r *run) compareFresh(ctx context.Context, m *deja.Machine, hash replay.Has
 	if h, err := replay.HashStore(ctx, m, db.Store()); err != nil || h != hash {
 		r.violate("the store's hash is %s, that of one made from the log alone %s (%v)", hash, h, err)
 	}
+	for _, schema := range []string{r.direct.schema, fresh.schema} {
+		if err := r.compareRepeats(ctx, schema, p); err != nil {
+			return err
+		}
+	}
 	was, err := r.tables(ctx, r.direct.schema)
 	if err != nil {
 		return err
@@ -146,6 +152,36 @@ func (r *run) compareFresh(ctx context.Context, m *deja.Machine, hash replay.Has
 	is, err := r.tables(ctx, fresh.schema)
 	if err == nil && was != is {
 		r.violate("the projection's rows are not those of a store made from the log alone: %s, %s", was, is)
+	}
+	return err
+}
+
+// compareRepeats compares what a store has counted with the inbox: each delivery is decided, or counted.
+func (r *run) compareRepeats(ctx context.Context, schema string, p *past) error {
+	conn, err := pgx.Connect(ctx, r.direct.dsn)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // it was only read
+	rows, err := conn.Query(ctx, "SELECT key, conflict, sum(count)::bigint FROM "+schema+".deja_repeats GROUP BY key, conflict")
+	if err != nil {
+		return err
+	}
+	var (
+		key   [16]byte
+		of    repeat
+		count int64
+		left  = maps.Clone(p.repeats)
+	)
+	_, err = pgx.ForEachRow(rows, []any{&key, &of.conflict, &count}, func() error {
+		if of.key = key; left[of] != count {
+			r.violate("%s: of message %s %d further deliveries were counted (conflicts: %t), and there were %d", schema, of.key, count, of.conflict, left[of])
+		}
+		delete(left, of)
+		return nil
+	})
+	for of, count := range left {
+		r.violate("%s: of message %s no further deliveries were counted (conflicts: %t), and there were %d", schema, of.key, of.conflict, count)
 	}
 	return err
 }

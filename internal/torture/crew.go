@@ -169,6 +169,9 @@ func (h *hand) signal(s syscall.Signal) {
 	_ = h.cmd.Process.Signal(s) // it may have ended just now
 }
 
+// patience is how long a process may take to end in good order.
+const patience = 30 * time.Second
+
 // end ends the process with a signal, and waits until it is gone. One that does not hear is killed.
 func (h *hand) end(s syscall.Signal) {
 	h.mu.Lock()
@@ -181,9 +184,9 @@ func (h *hand) end(s syscall.Signal) {
 	h.signal(syscall.SIGCONT)
 	select {
 	case <-ended:
-	case <-time.After(15 * time.Second):
+	case <-time.After(patience):
 		if s != syscall.SIGKILL {
-			h.notice("%s did not end within 15 s of %s", h.name, s)
+			h.notice("%s did not end within %s of %s", h.name, patience, s)
 		}
 		h.signal(syscall.SIGKILL)
 		<-ended

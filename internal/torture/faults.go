@@ -122,7 +122,7 @@ func pick(rng *rand.Rand, among []kind) kind {
 
 // warm waits until the service works.
 func (r *run) warm(ctx context.Context) bool {
-	for until := time.Now().Add(time.Minute); r.load.dos.Load() < 20; {
+	for until := time.Now().Add(2 * time.Minute); r.load.dos.Load() < 20; {
 		if time.Now().After(until) {
 			r.violate("the service does not work, before any fault: %s", r.standing(ctx))
 		}
@@ -346,7 +346,7 @@ func (r *run) putBack(ctx context.Context, file string) {
 // rest lets all come to rest, with the load paused; false: it did not within a while.
 func (r *run) rest(ctx context.Context) (resume func(), ok bool) {
 	resume = r.load.pause()
-	short, cancel := context.WithTimeout(ctx, 20*time.Second)
+	short, cancel := context.WithTimeout(ctx, 40*time.Second)
 	defer cancel()
 	if !r.settled(short) {
 		resume()

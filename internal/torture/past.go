@@ -22,6 +22,13 @@ type past struct {
 	journal [partitions][]journal.Entry
 	firsts  [partitions]map[int64]*journal.Entry // the decisions by inbox offset
 	public  map[string]bool                      // event IDs
+	repeats map[repeat]int64                     // what the stores should have counted
+}
+
+// A repeat is a further delivery of a key.
+type repeat struct {
+	key      deja.ID
+	conflict bool
 }
 
 // A delivery is an inbox record.
@@ -220,6 +227,7 @@ func (p *past) judge() (t tally, wrong []string) {
 			wrong = append(wrong, fmt.Sprintf(format, args...))
 		}
 	}
+	p.repeats = map[repeat]int64{}
 	firsts := map[deja.ID]*journal.Entry{} // the one decision of a key that is no conflict
 	for n := range p.journal {
 		for i := range p.journal[n] {
@@ -248,10 +256,12 @@ func (p *past) judge() (t tally, wrong []string) {
 				bad("%s was passed over, and is no duplicate of %s", at, first.Cause.Position)
 			case e == nil:
 				t.Duplicates++
+				p.repeats[repeat{d.key, false}]++
 			case e.Cause.ID != d.env.ID || e.Hash != d.hash || e.Cause.Stream != d.env.Stream:
 				bad("%s: decision %d is about another", at, e.N)
 			case e.Decided.Status == deja.Conflicted:
 				t.Conflicts++
+				p.repeats[repeat{d.key, true}]++
 				if first == nil || first.Hash == d.hash {
 					bad("%s is no conflict", at)
 				}
