@@ -104,7 +104,7 @@ func New(ctx context.Context, cfg Config) (*Worker, error) {
 		return nil, err
 	}
 	if w.inbox.Partitions != w.journal.Partitions {
-		return nil, fmt.Errorf("%w: %s has %d partitions, %s has %d; they must be equal", deja.ErrHalted,
+		return nil, fmt.Errorf("%w: %w: %s has %d, %s has %d; they must have as many", deja.ErrHalted, driver.ErrPartitions,
 			w.inbox.Name, w.inbox.Partitions, w.journal.Name, w.journal.Partitions)
 	}
 	return w, nil

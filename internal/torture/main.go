@@ -172,7 +172,7 @@ type summary struct {
 func (r *run) summary() summary {
 	s := summary{
 		Seed: r.opt.seed, Break: r.opt.broken, Seconds: time.Since(r.began).Seconds(), Kinds: map[string]int{}, tally: r.tally,
-		Takeovers: r.takeovers(), Snapshots: r.snapshots.Load(), Quiesced: r.quiet.Seconds(), Hash: r.hash, Violations: r.wrong,
+		Takeovers: r.takeovers(), Snapshots: r.snapshots.Load(), Quiesced: r.quiet.Seconds(), Hash: r.hash, Violations: append([]string{}, r.wrong...),
 	}
 	for _, h := range r.behind() {
 		if h != nil {

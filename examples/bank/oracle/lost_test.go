@@ -47,6 +47,7 @@ func TestASchemaThatIsDroppedInMidRunIsMadeAnew(t *testing.T) {
 		await(t, "a worker says that its store is gone", func() bool { return strings.Contains(w.said.String(), "does not exist") })
 	}
 	b.workers = append(b.workers, b.worker(t))
+	b.shared(t, 3) // and then they work on it too
 	b.fed()
 	b.wantWhole(t, o)
 	after := b.journal(t)

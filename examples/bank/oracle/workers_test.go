@@ -40,6 +40,7 @@ func TestWorkersThatDieFreezeAndStopChangeNothing(t *testing.T) {
 	pause := func() { time.Sleep(time.Duration(rng.Int64N(int64(500 * time.Millisecond)))) }
 
 	b.shared(t, 2)
+	b.reach(t, 1)
 	pause()
 	b.workers[0].signal(t, syscall.SIGKILL)
 	if b.workers[0].wait(t); b.workers[0].cmd.ProcessState.Success() {
