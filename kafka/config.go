@@ -23,7 +23,7 @@ import (
 // The group protocols of [Config].Protocol.
 const (
 	Classic  = "classic"  // assigned by the members, known to every broker
-	Consumer = "consumer" // assigned by the broker (KIP-848), from Kafka 4.0 on
+	Consumer = "consumer" // assigned by the broker (KIP-848), from Kafka 4.0 on, at its heartbeats: every 5 s by default
 )
 
 // The codecs of [Config].Compression.
@@ -52,7 +52,7 @@ type Config struct {
 	Topic func(name string) string
 
 	Compression string // of what is appended; default Snappy
-	Protocol    string // of consumer groups; default Consumer where the brokers know it, else Classic
+	Protocol    string // of consumer groups; default Classic, whose members follow each other within milliseconds
 	ClientID    string // as brokers log it and count quotas by it; default "deja"
 
 	// SessionTimeout is after how long a silent member of a consumer group loses its partitions; default 6 s. Under

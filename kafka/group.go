@@ -81,10 +81,10 @@ func (m *member) options() []kgo.Opt {
 		kgo.OnPartitionsRevoked(change(false)),
 		kgo.OnPartitionsLost(change(false)),
 	}
-	if cmp.Or(cfg.Protocol, m.log.protocol) == Classic {
-		return append(opts, kgo.Balancers(kgo.CooperativeStickyBalancer()))
+	if cfg.Protocol == Consumer {
+		return append(opts, kgo.Balancers(kgo.StickyBalancer()), kgo.ServerSideBalancer())
 	}
-	return append(opts, kgo.Balancers(kgo.StickyBalancer()), kgo.ServerSideBalancer())
+	return append(opts, kgo.Balancers(kgo.CooperativeStickyBalancer()))
 }
 
 func (m *member) change(which []int32, is bool) {

@@ -68,7 +68,7 @@ func (s *shares) set(i int, share []int32, ok bool) {
 }
 
 func TestGroupSharesPartitions(t *testing.T) {
-	for _, protocol := range []string{kafka.Classic, kafka.Consumer, ""} {
+	for _, protocol := range []string{kafka.Classic, kafka.Consumer} {
 		t.Run("protocol "+protocol, func(t *testing.T) {
 			one, two := open(t, kafka.Config{Protocol: protocol}), open(t, kafka.Config{Protocol: protocol})
 			topic, group := topicOf(t, one, kafka.TopicConfig{Partitions: 4}), testenv.Unique("deja_test")

@@ -37,8 +37,6 @@ type Log struct {
 	codec  kgo.Compressor
 	buffer sync.Pool // of *buffers, for batches on their way
 
-	protocol string // of groups, that the brokers know
-
 	done    context.Context //nolint:containedctx // ends with Close, and with it all that runs for the log
 	close   context.CancelFunc
 	running sync.WaitGroup
@@ -154,11 +152,7 @@ func (l *Log) recent(ctx context.Context) error {
 	if !know(fetchKey, fetchByID) {
 		return fmt.Errorf("%w: the brokers do not read topics by their ids; deja needs Kafka 3.1 or later", driver.ErrUnusable)
 	}
-	l.protocol = Classic
-	if know(groupHeartbeatKey, 1) {
-		l.protocol = Consumer
-	}
-	if l.cfg.Protocol == Consumer && l.protocol != Consumer {
+	if l.cfg.Protocol == Consumer && !know(groupHeartbeatKey, 1) {
 		return fmt.Errorf("%w: the brokers do not know the group protocol %q; it needs Kafka 4.0 or later", driver.ErrUnusable, Consumer)
 	}
 	return nil
