@@ -234,7 +234,10 @@ func (b *batch) read(rs []driver.Record, from int64, limit int) ([]driver.Record
 		rec.bytes(1) // attributes
 		delta, offset := rec.varint(), b.base+rec.varint()
 		key, value := rec.bytes(rec.varint()), rec.bytes(rec.varint())
-		headers := rec.headers()
+		var headers []driver.Header
+		if !b.p.topic.own() {
+			headers = rec.headers()
+		}
 		if r.bad || rec.bad || offset >= b.end {
 			return rs, b.p.at(b.end-int64(b.left), fmt.Errorf("a record cannot be read, %d before its batch's end", b.left))
 		}

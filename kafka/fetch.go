@@ -27,7 +27,8 @@ const (
 	idleStream = 10 * time.Second // after which a stream's memory is given back
 )
 
-// Fetch returns records of at most about 4 MiB together, or one. Values and headers of records that came in one batch
+// Fetch returns records of at most about 4 MiB together, or one. Those of a service's inbox or journal come without their
+// headers, which say nothing that the values do not. Values and headers of records that came in one batch
 // share memory. Reading on where a Fetch has ended is served from what was read ahead; any other position is asked for
 // anew. Control records and those of aborted transactions are left out, and records of open ones wait for their end.
 func (l *Log) Fetch(ctx context.Context, from deja.Position, limit int) ([]driver.Record, error) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +45,11 @@ type topic struct {
 	since   time.Time // of the first doubt
 	err     error
 	gone    chan struct{} // closed with err set
+}
+
+// own reports whether the topic is a service's inbox or journal, which only deja writes.
+func (t *topic) own() bool {
+	return strings.HasSuffix(t.Name, ".inbox") || strings.HasSuffix(t.Name, ".journal")
 }
 
 // A leader is where a partition's requests go.

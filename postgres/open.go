@@ -178,7 +178,7 @@ func connect(ctx context.Context, dsn string, readOnly bool, opts []Option) (*DB
 	if err != nil {
 		return nil, fmt.Errorf("%w (a DSN is postgres://user@host:port/database?schema=NAME)", err) // it hides the password
 	}
-	c := config{schema: "deja", partitions: 4, segment: 1_000_000, keep: 100_000, keepFor: 24 * time.Hour, logger: slog.Default()}
+	c := config{schema: "deja", partitions: 4, segment: 1_000_000, keep: 100_000, keepFor: time.Hour, logger: slog.Default()}
 	if err := c.apply(pc.ConnConfig.RuntimeParams, opts); err != nil {
 		return nil, err
 	}

@@ -153,3 +153,35 @@ func TestADumpOfAMomentInMidRunIsRestored(t *testing.T) {
 		})
 	}
 }
+
+// Nothing comes, so nothing fails: a worker has to look.
+func TestAnIdleWorkerNoticesThatItsStoreIsAnother(t *testing.T) {
+	for name, harm := range map[string]func(t *testing.T, s *servers, old string){
+		"dropped": func(t *testing.T, s *servers, _ string) {
+			s.drop(t)
+			s.worker(t) // makes it anew
+		},
+		"restored": func(t *testing.T, s *servers, old string) { s.restore(t, old) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, rows := newServers(t, 4), get(t, transactions)
+			s.worker(t)
+			sender := s.sender(t)
+			must(t, sender.send(t.Context(), rows[:someRows]))
+			s.settle(t)
+			old := s.dump(t)
+			must(t, sender.send(t.Context(), rows[someRows:2*someRows]))
+			s.settle(t)
+			before, hash := s.journal(t), s.hash(t)
+			harm(t, s, old)
+			s.settle(t)
+			if got := s.hash(t); got != hash {
+				t.Errorf("state hash %s, was %s", got, hash)
+			}
+			after := s.journal(t)
+			after.wantKept(t, before)
+			after.wantOnce(t, rows[:2*someRows])
+		})
+	}
+}
