@@ -50,7 +50,7 @@ type partition struct {
 
 	mu     sync.Mutex
 	status status
-	epoch  int64                   // of the lease that it is being handled under; 0 while it is not
+	lease  holding                 // that it is being handled under
 	fence  context.CancelCauseFunc // ends that
 	taken  chan struct{}           // closed once the partition was taken over in this run, or is another's, or the run has ended
 }
@@ -143,8 +143,8 @@ func (p *partition) work(stop context.Context, w *step.Worker) error {
 	p.takenOver(w)
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stop))
 	defer cancel(nil)
-	p.under(w.Lease().Epoch, cancel)
-	defer p.under(0, nil)
+	p.under(w.Lease(), cancel)
+	defer p.under(driver.Lease{}, nil)
 	unhook := context.AfterFunc(stop, func() { time.AfterFunc(grace, func() { cancel(context.Canceled) }) })
 	defer unhook()
 	var others sync.WaitGroup
@@ -155,20 +155,42 @@ func (p *partition) work(stop context.Context, w *step.Worker) error {
 	return newPipeline(stop, ctx, p, w, cancel).run()
 }
 
-// under notes the lease that the partition is handled under, and what ends that.
-func (p *partition) under(epoch int64, fence context.CancelCauseFunc) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.epoch, p.fence = epoch, fence
+// holding is what a partition is handled under, and how far it came: what the store must show, or it is another than it was.
+type holding struct {
+	epoch    int64 // 0: it is not being handled
+	nonce    [16]byte
+	position int64 // committed
 }
 
-// check ends the work under a lease that is not the newest any more, as the store's tells: one that has nothing to write
-// would not notice. While the store is made anew, all others wait for it at the barrier.
-func (p *partition) check(newest driver.Lease) {
+// under notes the lease that the partition is handled under, and what ends that.
+func (p *partition) under(l driver.Lease, fence context.CancelCauseFunc) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.epoch > 0 && newest.Epoch > p.epoch {
-		p.fence(fmt.Errorf("epoch %d, and the store is at %d: %w", p.epoch, newest.Epoch, driver.ErrFenced))
+	p.lease, p.fence = holding{epoch: l.Epoch, nonce: l.Nonce}, fence
+}
+
+// holds returns what the partition is handled under now.
+func (p *partition) holds() holding {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.lease
+	h.position = p.status.position
+	return h
+}
+
+// check ends the work under a lease if the store, asked after the lease was held, shows another one, or less than was
+// committed: it was taken over, or made anew, or went back. One that has nothing to write would not notice. While a store
+// is made anew, all others wait for it at the barrier.
+func (p *partition) check(was holding, leases []driver.Lease) {
+	if was.epoch == 0 || slices.ContainsFunc(leases, func(l driver.Lease) bool {
+		return l.Partition == p.number && l.Epoch == was.epoch && l.Nonce == was.nonce && l.Progress.Position >= was.position
+	}) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lease.epoch == was.epoch && p.lease.nonce == was.nonce {
+		p.fence(fmt.Errorf("the store does not show the lease of epoch %d at position %d: %w", was.epoch, was.position, driver.ErrFenced))
 	}
 }
 

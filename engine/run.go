@@ -135,6 +135,10 @@ func (r *run) share(ctx context.Context) error {
 	if r.e.cfg.Group != "" {
 		mine = r.assigned
 	}
+	held := make([]holding, len(r.ps))
+	for i, p := range r.ps {
+		held[i] = p.holds()
+	}
 	crew, err := r.beat(ctx)
 	if err = step.Halt(err); errors.Is(err, deja.ErrHalted) {
 		return err
@@ -154,8 +158,8 @@ func (r *run) share(ctx context.Context) error {
 		free = r.free(crew.Leases)
 	}
 	r.giveBack(ctx, crew.Leases, mine)
-	for _, l := range crew.Leases {
-		r.ps[l.Partition].check(l)
+	for i, p := range r.ps {
+		p.check(held[i], crew.Leases)
 	}
 	working := 0
 	for i, p := range r.ps {

@@ -65,7 +65,7 @@ func SegmentRows(n int64) Option {
 }
 
 // Keep says for how long records are kept that are in the journal already, in case it loses them: those among the last
-// so many of their partition, and those not older than an age. The default is 100,000 and a day.
+// so many of their partition, and those not older than an age. The default is 100,000 and an hour.
 func Keep(records int64, age time.Duration) Option {
 	return func(c *config) error {
 		if records < 0 || age < 0 {

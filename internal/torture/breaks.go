@@ -26,10 +26,11 @@ var breaks = map[string][]edit{
 			`const holding = "partition = $1 AND $2::int8 IS NOT NULL AND $3::uuid IS NOT NULL"`,
 		},
 		{"postgres/tx.go", `SELECT l.epoch = $2 AND l.nonce = $3, c.version`, `SELECT $2::int8 IS NOT NULL AND $3::uuid IS NOT NULL, c.version`},
-		{"engine/partition.go", `if p.epoch > 0 && newest.Epoch > p.epoch {`, `if p.epoch < 0 && newest.Epoch > p.epoch {`},
+		{"engine/partition.go", `if was.epoch == 0 || slices.ContainsFunc(`, `if was.epoch >= 0 || slices.ContainsFunc(`},
 	},
 	// A position that went back may be advanced over what was lost.
 	"position": {
+		{"engine/partition.go", ` && l.Progress.Position >= was.position`, ``},
 		{
 			"postgres/tx.go", `WHERE ` + "` + holding + `" + ` AND position = $4 AND n = $5 AND chain = $6 RETURNING 1` + "`)\n\n// advanceJoint",
 			`WHERE ` + "` + holding + `" + ` AND position <= $4 AND n <= $5 AND $6::bytea IS NOT NULL RETURNING 1` + "`)\n\n// advanceJoint",

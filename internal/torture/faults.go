@@ -95,7 +95,7 @@ func (r *run) harm(ctx context.Context) {
 		} else {
 			k.do(r, ctx, own)
 		}
-		sleep(ctx, between(rng, 300*time.Millisecond, 3*time.Second))
+		sleep(ctx, between(rng, r.opt.pause/4, r.opt.pause/4*7))
 	}
 }
 
@@ -160,13 +160,17 @@ func (r *run) commitCut(ctx context.Context, rng *rand.Rand) {
 	h.pg.loseCommits(0, 0)
 }
 
-// appendCut loses records on their way to Kafka, after a while.
+// appendCut loses records that the workers send to Kafka, after a while.
 func (r *run) appendCut(ctx context.Context, rng *rand.Rand) {
-	h, n, held := r.oneOf(rng, r.hands), 1+rng.IntN(8), between(rng, 0, 2*time.Second)
-	r.fault("append-cut", "%s loses %d requests to append to topics, each after %s", h.name, n, held)
-	h.kafka.loseAppends(n, held)
+	n, held := 1+rng.IntN(8), between(rng, 0, 2*time.Second)
+	r.fault("append-cut", "each worker loses %d requests to append to topics, each after %s", n, held)
+	for _, h := range r.hands {
+		h.kafka.loseAppends(n, held)
+	}
 	sleep(ctx, 3*time.Second)
-	h.kafka.loseAppends(0, 0)
+	for _, h := range r.hands {
+		h.kafka.loseAppends(0, 0)
+	}
 }
 
 // answerCut loses any answers.
@@ -291,7 +295,12 @@ func (r *run) bounce(ctx context.Context, d time.Duration, server, how string) {
 	_, err := r.s.script(ctx, "stop", server, how)
 	if err == nil {
 		sleep(ctx, d)
-		_, err = r.s.script(context.WithoutCancel(ctx), "start", server)
+		for try := 0; ; try++ { // the port of one that was killed may be taken for a moment still
+			if _, err = r.s.script(context.WithoutCancel(ctx), "start", server); err == nil || try == 5 {
+				break
+			}
+			sleep(ctx, time.Second)
+		}
 	}
 	if err != nil && ctx.Err() == nil {
 		r.violate("the run itself failed: %v", err)
@@ -312,6 +321,7 @@ func (r *run) storeBack(ctx context.Context, rng *rand.Rand) {
 }
 
 func (r *run) dump(ctx context.Context, file string) bool {
+	r.load.dumping()
 	err := r.s.dump(ctx, r.direct.schema, file)
 	if err != nil && ctx.Err() == nil {
 		r.say("no dump: %v", err)
@@ -468,8 +478,8 @@ func (r *run) storeLost(ctx context.Context, _ *rand.Rand) {
 	if !r.until(ctx, func() bool { err = r.remake(ctx); return err == nil }) && ctx.Err() == nil {
 		r.violate("the run itself failed: %v", err)
 	}
-	for _, h := range r.processes() {
-		r.begin(h)
+	if err := r.startAll(); err != nil {
+		r.violate("%v", err)
 	}
 }
 

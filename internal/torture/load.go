@@ -16,6 +16,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/examples/bank/account"
+	"github.com/dejalog/deja/internal/place"
 )
 
 const (
@@ -46,12 +47,14 @@ type told struct {
 	Code     string        `json:"code,omitempty"` // of a refusal
 	Position deja.Position `json:"position"`       // of the applied message, or the conflicting one
 	Version  int64         `json:"version,omitempty"`
+	At       time.Time     `json:"at"` // when the client was told
 }
 
 // load sends messages, and remembers what was sent and what was told.
 type load struct {
 	client deja.Client
 	rate   float64 // messages a second, of Send
+	strict bool
 	file   *bufio.Writer
 	close  func() error
 
@@ -65,17 +68,18 @@ type load struct {
 	sent  []message // all, in the order in which they were made
 	acked []message // that the log has
 	tolds []told
-	wrong []string // answers that can be no answers
+	known time.Time // what was told before it will be in the store, wherever that goes back to; zero: all that was told
+	wrong []string  // answers that can be no answers
 }
 
-func newLoad(client deja.Client, rate float64, rng *rand.Rand, path string) (*load, error) {
+func newLoad(client deja.Client, opt options, rng *rand.Rand, path string) (*load, error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return nil, err
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
 	return &load{
-		client: client, rate: rate, rng: rng, file: w,
+		client: client, rate: opt.rate, strict: opt.strict, rng: rng, file: w,
 		close: func() error { return errors.Join(w.Flush(), f.Close()) },
 	}, nil
 }
@@ -97,12 +101,43 @@ func (l *load) next() message {
 			m = old
 			m.Amount += 1 + l.rng.Int64N(5)
 		case pick < 19:
-			m = old
-			m.Account = (m.Account + 1 + l.rng.IntN(accounts-1)) % accounts
+			m = l.elsewhere(m, old)
 		}
 	}
 	l.sent = append(l.sent, m)
 	return m
+}
+
+// elsewhere uses an old message's ID for another account, or returns m.
+//
+// Where the two accounts are of different partitions, the store has to know the first message when the second is decided.
+// If it has just gone back to before the first, and that partition has not read its journal yet, both are applied. Such
+// pairs are made in a strict run only; else the first is one that was told long before any state that the store goes back
+// to.
+func (l *load) elsewhere(m, old message) message {
+	other := (old.Account + 1 + l.rng.IntN(accounts-1)) % accounts
+	if !l.strict && place.Partition(accountKey(other), partitions) != place.Partition(accountKey(old.Account), partitions) {
+		if len(l.tolds) == 0 {
+			return m
+		}
+		t := l.tolds[l.rng.IntN(len(l.tolds))]
+		if !l.known.IsZero() && !t.At.Before(l.known) {
+			return m
+		}
+		old = t.Message
+	}
+	if old.Account == other {
+		return m
+	}
+	old.Account = other
+	return old
+}
+
+// dumping notes that a state is being kept to which the store may go back.
+func (l *load) dumping() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.known = time.Now().Add(-30 * time.Second)
 }
 
 // make returns a new message.
@@ -194,7 +229,7 @@ func (l *load) do(stop, ctx context.Context) {
 
 // tell keeps an outcome; false: it was none.
 func (l *load) tell(m message, out deja.Outcome, err error) bool {
-	t := told{Message: m}
+	t := told{Message: m, At: time.Now()}
 	var (
 		refused  *deja.Rejection
 		conflict *deja.Conflict

@@ -55,11 +55,13 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.DurationVar(&opt.length, "for", 90*time.Second, "how long faults go on; each kind that matters is done once in any case")
 	flags.Uint64Var(&opt.seed, "seed", 0, "of messages and faults; 0 is a new one")
 	flags.IntVar(&opt.faults, "faults", 0, "at least so many faults, however long they take")
+	flags.DurationVar(&opt.pause, "pause", 1600*time.Millisecond, "from one fault to the next, on the average")
 	flags.Float64Var(&opt.rate, "rate", 300, "messages a second")
 	flags.StringVar(&opt.broken, "break", "", "let the workers break a rule: "+strings.Join(breakNames(), ", "))
 	only := flags.String("only", "", "do faults of these `kinds` alone: "+strings.Join(kindNames(), ","))
 	flags.StringVar(&opt.dir, "dir", "", "the run's `folder`; by default one in the user's cache")
 	flags.BoolVar(&opt.keep, "keep", false, "keep the folder also when nothing was wrong")
+	flags.BoolVar(&opt.strict, "strict", false, "use an ID for accounts of two partitions also when the store has just gone back")
 	asJSON := flags.Bool("json", false, "print the summary as JSON")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -68,8 +70,8 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	opt.only = strings.FieldsFunc(*only, func(c rune) bool { return c == ',' })
-	if _, ok := breaks[opt.broken]; flags.NArg() > 0 || opt.broken != "" && !ok || opt.rate <= 0 {
-		fmt.Fprintf(stderr, "torture: wrong arguments %q; -break is one of %s, -rate is above 0\n", args, strings.Join(breakNames(), ", "))
+	if _, ok := breaks[opt.broken]; flags.NArg() > 0 || opt.broken != "" && !ok || opt.rate <= 0 || opt.pause < time.Millisecond {
+		fmt.Fprintf(stderr, "torture: wrong arguments %q; -break is one of %s, -rate and -pause are above 0\n", args, strings.Join(breakNames(), ", "))
 		return 2
 	}
 	for _, name := range opt.only {

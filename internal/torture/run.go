@@ -32,10 +32,12 @@ type options struct {
 	seed   uint64
 	faults int // at least so many, however long it takes
 	rate   float64
+	pause  time.Duration // from one fault to the next, on the average
 	broken string
 	only   []string // kinds of faults; none: all
 	dir    string
 	keep   bool
+	strict bool
 }
 
 const (
@@ -160,7 +162,7 @@ func (r *run) prepare(ctx context.Context, root string) (err error) {
 		return err
 	}
 	rng := rand.New(rand.NewPCG(r.opt.seed, 1))
-	if r.load, err = newLoad(e.Client(), r.opt.rate, rng, filepath.Join(r.opt.dir, "messages.json")); err != nil {
+	if r.load, err = newLoad(e.Client(), r.opt, rng, filepath.Join(r.opt.dir, "messages.json")); err != nil {
 		return err
 	}
 	for i := range workers {
@@ -173,7 +175,16 @@ func (r *run) prepare(ctx context.Context, root string) (err error) {
 	if r.second, err = r.hand(ctx, "second-relay", program, "relay"); err != nil {
 		return err
 	}
+	return r.startAll()
+}
+
+// startAll starts the processes that do not run. A second relay that keeps the rules would mend what one that breaks
+// them does.
+func (r *run) startAll() error {
 	for _, h := range r.processes() {
+		if h == r.second && r.opt.broken == "relay" {
+			continue
+		}
 		if err := h.start(); err != nil {
 			return err
 		}
@@ -230,10 +241,8 @@ func (r *run) torture(ctx context.Context) error {
 	r.harm(ctx)
 	if ctx.Err() == nil {
 		r.calm(ctx)
-		for _, h := range r.processes() {
-			if err := h.start(); err != nil {
-				return err
-			}
+		if err := r.startAll(); err != nil {
+			return err
 		}
 	}
 	r.say("the faults have stopped")

@@ -84,6 +84,7 @@ func (s *servers) set(t *testing.T, change string) {
 
 // Each of these ends a run with an error of its own, before anything is decided.
 func TestALogThatIsNotWhatItWasHalts(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		harm  func(*testing.T, *servers)
 		words []string
@@ -97,7 +98,7 @@ func TestALogThatIsNotWhatItWasHalts(t *testing.T) {
 			s.widen(t, inboxTopic)
 			s.widen(t, journalTopic)
 		}, []string{saysPartitions}},
-		"topics of another name":  {func(t *testing.T, s *servers) { s.prefix = "other." + s.prefix; s.createTopics(t) }, []string{saysGone}},
+		"topics of another name": {func(t *testing.T, s *servers) { s.prefix = "other." + s.prefix; s.createTopics(t) }, []string{saysGone}},
 		"another cluster": {func(t *testing.T, s *servers) {
 			s.brokers = otherCluster(t, s)
 			s.createTopics(t)
@@ -208,6 +209,7 @@ func TestAPartitionHaltsAlone(t *testing.T) {
 
 // A worker that runs notices it within seconds, though nothing comes.
 func TestAWorkerNoticesThatItsLogIsAnother(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		harm func(*testing.T, *servers)
 		says string

@@ -156,6 +156,7 @@ func TestADumpOfAMomentInMidRunIsRestored(t *testing.T) {
 
 // Nothing comes, so nothing fails: a worker has to look.
 func TestAnIdleWorkerNoticesThatItsStoreIsAnother(t *testing.T) {
+	t.Parallel()
 	for name, harm := range map[string]func(t *testing.T, s *servers, old string){
 		"dropped": func(t *testing.T, s *servers, _ string) {
 			s.drop(t)
