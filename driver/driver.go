@@ -140,7 +140,7 @@ type Lease struct {
 	Nonce    [16]byte
 	Progress Progress
 	Logged   Logged
-	Copied   bool // the store was copied and adopted, and has not advanced under a new incarnation yet: take one
+	Copied   bool // the store was copied and adopted, or went back, and the partition has not advanced under a new incarnation yet: take one
 
 	Held    bool  // by its owner, whose time has not run out: as [Reader.Leases] tells, by the store's clock
 	Tries   int64 // how many owners in turn acquired the partition, this one included, since it last advanced or was released
@@ -195,7 +195,7 @@ type JournalRecord struct {
 // A Batch is all that one core transaction writes: a field, and a statement, per table.
 type Batch struct {
 	Records  []JournalRecord // in order of N; kept until logged. A joint store appends them to its log's journal
-	Ledger   []Entry         // new, or (a parked message decided again) replacing the parked one of its key, in whatever segment; of one key in order
+	Ledger   []Entry         // new, or (a parked message decided again) replacing the parked one of its key and partition, in whatever segment; of one key in order
 	States   []State         // replacing those of the same streams
 	Parked   []Parked        // new
 	Unparked []Parked        // removed, by partition and offset; after Parked, which may hold the same ones
@@ -234,6 +234,10 @@ type Store interface {
 	// and nonce, and binds the store to the topics' identity (not to their limits) at first use. From then on every
 	// earlier lease is fenced. If several things differ from what it is bound to, the first of name ([ErrIdentity]),
 	// [ErrCluster], [ErrRecreated] and [ErrPartitions] is returned.
+	//
+	// A store that went back (a backup was restored, a standby that lags took over) takes no transaction until the next
+	// Acquire, of whatever partition. That one fences the leases of all partitions, says of all that they were Copied, and
+	// that none is Ready: what some of them had decided, and their journals have, the ledger does not know.
 	Acquire(ctx context.Context, a Assignment) (Lease, error)
 
 	// Begin starts the core transaction under a lease. One per store at a time where the engine has one writer.
@@ -272,7 +276,7 @@ type Store interface {
 // either does nothing.
 type Tx interface {
 	// Write writes a batch, once. It may queue; its error may come later, from Advance or Commit. A ledger key that is
-	// settled already, and not as parked, is an error, also where another partition settled it after the look-up: the
+	// settled already, and not as parked in the same partition, is an error, also where another partition settled it after the look-up: the
 	// caller acquires anew after any.
 	Write(ctx context.Context, b *Batch) error
 

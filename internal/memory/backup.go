@@ -1,17 +1,28 @@
 package memory
 
+import (
+	"maps"
+	"slices"
+)
+
 // Snapshot returns an open copy of what is committed, whether the store is closed or not: a backup, or what a process
 // that died has left behind. A joint store's copy is joint with the same log.
 func (s *Store) Snapshot() *Store {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return &Store{joint: s.joint, nonce: s.nonce, now: s.now, tables: s.tables.clone(), open: map[int32]*Tx{}}
+	return &Store{
+		joint: s.joint, nonce: s.nonce, now: s.now, forgetful: s.forgetful, life: s.tables.life,
+		tables: s.tables.clone(), open: map[int32]*Tx{},
+	}
 }
 
 // Adopted returns a snapshot that knows that it is a copy: its leases say so, until a new incarnation has begun.
 func (s *Store) Adopted() *Store {
 	c := s.Snapshot()
-	c.tables.copied = true
+	for p, row := range c.tables.progress {
+		row.copied = true
+		c.tables.progress[p] = row
+	}
 	return c
 }
 
@@ -26,7 +37,27 @@ func (s *Store) Restore(from *Store) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loseAll()
+	if s.life++; s.forgetful {
+		s.life = ts.life
+	}
 	s.tables = ts
+}
+
+// wentBack reports whether the store was put back, and not acquired since. The lock is held.
+func (s *Store) wentBack() bool { return s.tables.life != s.life }
+
+// comeBack fences all leases of a store that was put back: none of them knows what it has lost.
+func (s *Store) comeBack() {
+	if !s.wentBack() {
+		return
+	}
+	s.tables.life = s.life
+	for _, p := range slices.Sorted(maps.Keys(s.tables.progress)) {
+		row := s.tables.row(p)
+		row.epoch++
+		row.nonce, row.ready, row.copied = s.nonce(), false, true
+		s.tables.progress[p] = row
+	}
 }
 
 // LoseTransactions rolls open transactions back without telling those who hold them, as an engine does by itself when

@@ -18,6 +18,9 @@ type Store struct {
 	nonce func() [16]byte
 	now   func() time.Time
 
+	forgetful bool
+	life      int // counts how often the store was put back
+
 	mu     sync.RWMutex
 	tables *tables
 	open   map[int32]*Tx // the transaction of each partition; being it is the token that Advance asks for
@@ -42,6 +45,9 @@ func Nonces(next func() [16]byte) StoreOption { return func(s *Store) { s.nonce 
 
 // Clock replaces the clock by which leases and members run out.
 func Clock(now func() time.Time) StoreOption { return func(s *Store) { s.now = now } }
+
+// Forgetful makes a store that does not notice when it is put back.
+func Forgetful() StoreOption { return func(s *Store) { s.forgetful = true } }
 
 // NewStore returns an empty store, joint with no log.
 func NewStore(options ...StoreOption) *Store {
@@ -74,6 +80,7 @@ func (s *Store) Acquire(ctx context.Context, a driver.Assignment) (driver.Lease,
 		return driver.Lease{}, fmt.Errorf("acquire: %w", err)
 	}
 	s.lose(a.Partition)
+	s.comeBack()
 	row := s.tables.row(a.Partition)
 	row.epoch++
 	row.nonce = s.nonce()

@@ -25,7 +25,7 @@ type tables struct {
 	records        map[int32][]driver.JournalRecord // in order of N
 	executed       []Statement
 	members        map[deja.ID]memberRow
-	copied         bool // adopted, and no new incarnation has begun
+	life           int // of the store, when it was last acquired
 }
 
 // progressRow is a partition's lease and progress.
@@ -35,6 +35,7 @@ type progressRow struct {
 	nonce  [16]byte
 	logged driver.Logged
 	ready  bool
+	copied bool // adopted or gone back, and no new incarnation has begun
 
 	owner                     deja.ID
 	until                     time.Time
@@ -126,17 +127,17 @@ func (r progressRow) at(p driver.Progress) bool {
 
 // check returns an error if the ledger does not take the entries: each key is new, or waits for its decision.
 func (ts *tables) check(batches []driver.Batch) error {
-	fresh := map[deja.ID]deja.Status{}
+	fresh := map[deja.ID]driver.Entry{}
 	for _, b := range batches {
 		for _, e := range b.Ledger {
-			status, ok := fresh[e.Key]
+			old, ok := fresh[e.Key]
 			if !ok {
-				status = ts.ledger[e.Key].Status
+				old = ts.ledger[e.Key]
 			}
-			if status != 0 && status != deja.Parked {
-				return fmt.Errorf("ledger: key %s is settled already, as %s", e.Key, status)
+			if old.Status != 0 && (old.Status != deja.Parked || old.Partition != e.Partition) {
+				return fmt.Errorf("ledger: key %s is settled already, as %s", e.Key, old.Status)
 			}
-			fresh[e.Key] = e.Status
+			fresh[e.Key] = e
 		}
 	}
 	return nil
@@ -197,7 +198,7 @@ func (ts *tables) lease(partition int32, now time.Time) driver.Lease {
 	return driver.Lease{
 		Assignment: driver.Assignment{Inbox: ts.inbox, Journal: ts.journal, Partition: partition, Owner: row.owner},
 		Epoch:      row.epoch, Nonce: row.nonce, Progress: row.Progress, Logged: row.logged,
-		Copied: ts.copied,
+		Copied: row.copied,
 		Held:   !row.owner.IsZero() && row.until.After(now), Tries: row.tries, Careful: row.careful,
 	}
 }

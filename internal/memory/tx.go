@@ -119,7 +119,7 @@ func (tx *Tx) Advance(ctx context.Context, from, to driver.Progress) error {
 func (tx *Tx) fence() error {
 	s := tx.store
 	row := s.tables.row(tx.lease.Partition)
-	if s.open[tx.lease.Partition] != tx || !row.holds(tx.lease) || !row.at(tx.step.from) {
+	if s.open[tx.lease.Partition] != tx || s.wentBack() || !row.holds(tx.lease) || !row.at(tx.step.from) {
 		return driver.ErrFenced
 	}
 	return nil
@@ -160,7 +160,7 @@ func (tx *Tx) Commit(ctx context.Context) error {
 func (tx *Tx) apply() {
 	ts := tx.store.tables
 	row := ts.row(tx.lease.Partition)
-	ts.copied = ts.copied && row.Incarnation == tx.step.to.Incarnation
+	row.copied = row.copied && row.Incarnation == tx.step.to.Incarnation
 	row.Progress, row.tries, row.tried = tx.step.to, 0, deja.ID{}
 	ts.progress[tx.lease.Partition] = row
 	for _, b := range tx.batches {

@@ -454,7 +454,8 @@ func (b *Batch) record(m Message, r *wire.Record, raw []byte) {
 	e := driver.Entry{
 		Key: m.Key, Hash: m.Hash, Partition: b.w.cfg.Partition, Offset: m.Env.Position.Offset, N: r.N, Status: r.Decided.Status,
 	}
-	if e.Status != deja.Conflicted {
+	first, known := b.known[m.Key]
+	if elsewhere := known && first.Partition != e.Partition; e.Status != deja.Conflicted && !elsewhere {
 		b.out.Ledger = append(b.out.Ledger, e)
 		b.known[m.Key] = e
 	}

@@ -60,12 +60,13 @@ type sim struct {
 	joint   bool
 	parts   int32
 	folds   bool // the builds fold differently
+	forgets bool // the store does not notice that it went back
 	now     time.Time
 	workers [2]*simProcess
 	ids     []deja.ID
 	keys    map[deja.ID]string // of the first message of an ID
 	mixed   map[deja.ID]bool   // IDs that came with several keys
-	lost    bool               // the store went back: it may not know that such an ID is known in another partition
+	lost    bool               // the store went back unnoticed: it may not know that such an ID is known in another partition
 	told    map[deja.ID]told
 	quiet   bool // no more faults
 	broken  bool // till.Crash fails
@@ -106,6 +107,9 @@ func simulate(t *testing.T, seed uint64) {
 	s.parts, s.folds = 1+s.rng.Int32N(3), s.rng.IntN(5) == 0
 	s.log = memory.NewLog(memory.LogConfig{Partitions: s.parts, Now: func() time.Time { s.now = s.now.Add(time.Millisecond); return s.now }, MaxRecord: 4096})
 	options := []memory.StoreOption{memory.Nonces(s.nonce)}
+	if s.forgets = s.rng.IntN(2) == 0; s.forgets {
+		options = append(options, memory.Forgetful())
+	}
 	if s.joint {
 		options = append(options, memory.Joint(s.log))
 	}
@@ -150,7 +154,7 @@ func (s *sim) event() {
 		s.note("backup")
 	case r < 31 && s.backup != nil:
 		s.store.Restore(s.backup)
-		s.lost = true
+		s.lost = s.forgets
 		s.note("the store goes back")
 	case r < 33:
 		s.broken = !s.broken
@@ -240,7 +244,7 @@ func (p *simProcess) plan(_ int, at fault.Step) fault.Mode {
 		s.note("worker 0 wakes up")
 	case r < 18 && s.backup != nil && !s.joint:
 		s.store.Restore(s.backup)
-		s.lost = true
+		s.lost = s.forgets
 		s.note("the store goes back while worker %d is at %s", p.build, at)
 	}
 	return fault.Pass
@@ -429,7 +433,7 @@ func (s *sim) rest() bool {
 		if err == nil {
 			return true
 		}
-		if errors.Is(err, journal.ErrForked) && s.backup != nil {
+		if errors.Is(err, journal.ErrForked) && s.lost {
 			// A sleeper woke up in a store that had gone back to before its successor, and published beside it. That
 			// is the one thing that deja cannot set right; it must say so, and stop.
 			return false
@@ -445,6 +449,9 @@ func (p *simProcess) finish(ctx context.Context) error {
 		err := w.takeOver(ctx, w.w.Takeover)
 		if err != nil {
 			err = w.takeOver(ctx, w.w.Takeover) // as a runner does: it may find out something from the first one
+		}
+		if errors.Is(err, journal.ErrForked) && !p.s.lost {
+			p.s.fail("two histories, though the store noticed that it went back: %v", err)
 		}
 		if errors.Is(err, journal.ErrForked) { // a sleeper woke up in a store that went back to before its successor: for an operator
 			if err := w.takeOver(ctx, w.w.Rebuild); err != nil {

@@ -146,9 +146,9 @@ func (w *Worker) survey(ctx context.Context, from driver.Logged) (survey, error)
 	if w.joint {
 		return survey{end: from, back: w.lease.Copied || p.Incarnation.Number > from.Incarnation.Number && p.N > 0}, nil
 	}
-	if p.N == 0 { // it was lost, or emptied, if there is anything in the journal
-		end, err := w.end(ctx)
-		return survey{back: end > 0}, err
+	if p.N == 0 {
+		begun, err := w.used(ctx)
+		return survey{back: begun || w.lease.Copied}, err
 	}
 	foreign := func(life driver.Incarnation) bool {
 		return life.Number > p.Incarnation.Number || life.Number == p.Incarnation.Number && life != p.Incarnation
@@ -174,6 +174,17 @@ func (w *Worker) survey(ctx context.Context, from driver.Logged) (survey, error)
 	back := ahead || end.Incarnation != p.Incarnation || w.lease.Copied ||
 		w.last.N > p.N || w.last.N == p.N && w.last.Chain != p.Chain
 	return survey{end: end, back: back, void: later >= 0 && p.N > later}, err
+}
+
+// used reports whether a store without decisions may be one that was lost, or emptied: then a worker of the old one may
+// still be about to publish. There is nothing to tell it from one that is new, but that there was something to decide.
+func (w *Worker) used(ctx context.Context) (bool, error) {
+	end, err := w.end(ctx)
+	if err != nil || end > 0 {
+		return end > 0, err
+	}
+	_, end, err = w.cfg.Log.Bounds(ctx, w.inbox.Name, w.cfg.Partition)
+	return end > 0, err
 }
 
 // publishOld publishes what the store keeps beyond the journal, before a new life begins or the store is emptied: after
