@@ -150,8 +150,16 @@ var brokenFences = []broken{
 		}),
 	},
 	{
+		name: "a store that went back goes on", caughtBy: "whole where the store went back",
+		store: func(s *memory.Store) driver.Store {
+			memory.Forgetful()(s)
+			return s
+		},
+	},
+	{
 		name: "the nonce is ignored after a restore", caughtBy: "fenced where an epoch came again",
 		store: bend(func(s *bentStore) {
+			memory.Forgetful()(s.Store)
 			s.lease = func(l, newest driver.Lease) driver.Lease { l.Nonce = newest.Nonce; return l }
 		}),
 	},
@@ -161,7 +169,10 @@ var brokenFences = []broken{
 	},
 	{
 		name: "the position is compared with <= after a restore", caughtBy: "fenced where the store went back",
-		store: bend(func(s *bentStore) { s.from = atMost }),
+		store: bend(func(s *bentStore) {
+			memory.Forgetful()(s.Store)
+			s.from = atMost
+		}),
 	},
 	{
 		name: "the number is ignored", caughtBy: "fenced by number",

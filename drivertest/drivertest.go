@@ -35,6 +35,9 @@ type Harness struct {
 	// while it is open.
 	Backup func(t testing.TB, store driver.Store) (restore func(driver.Store))
 
+	// Tells says that the store notices when that function has put it back.
+	Tells bool
+
 	// Copy returns a copy of log and store that was adopted as one of its own, for engines whose files somebody may
 	// copy. Those given are not used again, nor closed by the suite.
 	Copy func(t testing.TB, log driver.Log, store driver.Store) (driver.Log, driver.Store)
@@ -68,7 +71,7 @@ type testCase struct {
 // needs is what a case cannot do without.
 type needs struct {
 	log, store, reopen, backup, copied, absent, interrupt, trim, sql bool
-	importer, cursors, joint, apart, shared                          bool
+	importer, cursors, joint, apart, shared, tells                   bool
 	partitions                                                       int32
 }
 
@@ -117,6 +120,7 @@ func learn(t *testing.T, h Harness) (missing func(needs) string) {
 			{"Reopen", n.reopen, h.Reopen != nil},
 			{"Backup", n.backup, h.Backup != nil},
 			{"Copy", n.copied, h.Copy != nil},
+			{"sign of having been put back", n.tells, h.Tells},
 			{"ReadOnly, nor Create", n.absent, h.ReadOnly != nil || h.Create != nil},
 			{"Interrupt", n.interrupt, h.Interrupt != nil},
 			{"Trim", n.trim, h.Trim != nil},

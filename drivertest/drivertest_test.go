@@ -103,6 +103,7 @@ func (b broken) harness() drivertest.Harness {
 			}
 			return wrap(log.(interface{ Clone() *memory.Log }).Clone(), store.(snapshotter).Snapshot())
 		},
+		Tells: true,
 		Backup: func(_ testing.TB, store driver.Store) func(driver.Store) {
 			backup := store.(snapshotter).Snapshot()
 			return func(store driver.Store) { store.(snapshotter).Restore(backup) }
@@ -127,7 +128,7 @@ func (b broken) harness() drivertest.Harness {
 
 // snapshotter is what wrappers inherit from the store inside.
 type snapshotter interface {
-	Snapshot() *memory.Store
+	Snapshot(...memory.StoreOption) *memory.Store
 	Adopted() *memory.Store
 	Restore(*memory.Store)
 	LoseTransactions()

@@ -60,6 +60,11 @@ var fenceCases = []testCase{
 		fencedByRestore,
 	},
 	{
+		"whole where the store went back", "a store that went back takes nothing before the next Acquire; then all leases are fenced, all partitions are copied, and none is ready",
+		needs{store: true, backup: true, tells: true, partitions: 2},
+		wholeAfterRestore,
+	},
+	{
 		"fenced where an epoch came again", "an epoch that is issued again, after the store went back, does not give the old lease its right back",
 		needs{store: true, backup: true},
 		fencedByRepeatedEpoch,
@@ -205,6 +210,36 @@ func fencedByRestore(b *bench) {
 	now := b.worker("kept", 0)
 	now.at.Time = b.utc(now.at.Time)
 	equal(b, "progress told by Acquire", now.at, backup.progress[0])
+}
+
+func wholeAfterRestore(b *bench) {
+	m := newModel()
+	changed, same := b.worker("a", 0), b.worker("b", 1)
+	changed.decide(m, 2)
+	same.decide(m, 2)
+	for p, w := range []*worker{changed, same} {
+		waiting, err := b.store.Ready(b.ctx, w.lease)
+		b.must(err)
+		equal(b, "partitions that are not ready", slices.Contains(waiting, int32(p)), false)
+	}
+	restore := b.h.Backup(b.T, b.store)
+	backup := m.clone()
+	changed.decide(m, 1)
+	restore(b.store)
+	b.refused(same, backup, same.lease, same.at) // though it is where it was, and its lease the newest
+	changed = b.worker("c", 0)
+	equal(b, "copied", changed.lease.Copied, true)
+	waiting, err := b.store.Ready(b.ctx, changed.lease)
+	b.must(err)
+	equal(b, "partition 1 is waited for", slices.Contains(waiting, 1), true)
+	b.refused(same, backup, same.lease, same.at)
+	_, err = b.store.Ready(b.ctx, same.lease)
+	b.want(err, driver.ErrFenced)
+	same = b.worker("d", 1)
+	equal(b, "copied", same.lease.Copied, true)
+	same.decide(backup, 1)
+	changed.decide(backup, 1)
+	b.holds(backup)
 }
 
 func fencedByRepeatedEpoch(b *bench) {

@@ -261,8 +261,11 @@ func (r *random) backup() {
 	r.say("restore")
 	r.restore(r.store)
 	r.model, r.restore = r.saved, nil
+	if r.h.Tells {
+		clear(r.model.ready)
+	}
 	for p, w := range r.workers {
-		if now := r.model.progress[p]; w.at.Position != now.Position || w.at.N != now.N || w.at.Chain != now.Chain {
+		if now := r.model.progress[p]; r.h.Tells || w.at.Position != now.Position || w.at.N != now.N || w.at.Chain != now.Chain {
 			w.story = "lost" // its messages are new to the ledger, which else might refuse them before the fence does
 			r.refused(w, r.model, w.lease, w.at)
 		}

@@ -662,7 +662,6 @@ func TestNothingIsToldBeforeTheJournalHasIt(t *testing.T) {
 	t.Parallel()
 	log, store := memory.NewLog(memory.LogConfig{}), memory.NewStore()
 	var fails atomic.Bool
-	fails.Store(true)
 	p := newProcess(func(s fault.Step) fault.Mode {
 		if s.Call == "log.Append" && s.On == shopJournal && fails.Load() {
 			return fault.FailBefore
@@ -670,6 +669,8 @@ func TestNothingIsToldBeforeTheJournalHasIt(t *testing.T) {
 		return fault.Pass
 	})
 	n := runNode(t, engine.Config{Log: p.Log(log), Store: store})
+	put(t, n.Engine, "a", 1) // a life may begin with the first message
+	fails.Store(true)
 	ctx, cancel := context.WithCancel(timeout(t))
 	defer cancel()
 	r := deja.Request{ID: deja.NewID(), Key: "a", Command: till.Put{Amount: 1}}
@@ -678,14 +679,14 @@ func TestNothingIsToldBeforeTheJournalHasIt(t *testing.T) {
 		_, err := n.Client().Do(ctx, r)
 		told <- err
 	}()
-	until(t, "it is committed", func() bool { ls := leases(t, store); return len(ls) == 1 && ls[0].Progress.N == 1 })
+	until(t, "it is committed", func() bool { ls := leases(t, store); return len(ls) == 1 && ls[0].Progress.N == 2 })
 	time.Sleep(50 * time.Millisecond) // for whoever would tell it
 	cancel()
 	if err := <-told; !errors.Is(err, deja.ErrPending) {
 		t.Errorf("told %v", err)
 	}
 	fails.Store(false)
-	if out, err := n.Client().Do(timeout(t), r); err != nil || out.Version != 1 || !out.Duplicate {
+	if out, err := n.Client().Do(timeout(t), r); err != nil || out.Version != 2 || !out.Duplicate {
 		t.Errorf("once it is logged: %+v, %v", out, err)
 	}
 }

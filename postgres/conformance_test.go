@@ -60,6 +60,7 @@ func harness(joint bool, opts ...postgres.Option) drivertest.Harness {
 			db := open(t, old.SchemaName(), opts...)
 			return db.Log(), db.Store()
 		},
+		Tells: true,
 		Backup: func(t testing.TB, store driver.Store) func(driver.Store) {
 			restore := postgres.Of(store).Backup(t)
 			return func(now driver.Store) { restore(t, postgres.Of(now)) }

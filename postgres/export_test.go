@@ -100,7 +100,7 @@ func (db *DB) Backup(tb testing.TB) (restore func(testing.TB, *DB)) {
 			"DO $$ DECLARE t text; BEGIN FOR t IN SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'" +
 			" AND relname LIKE 'deja\\_ledger\\_%' LOOP EXECUTE 'DROP TABLE ' || t; END LOOP; END $$;"
 		for _, t := range storeTables {
-			sql += fmt.Sprintf("DELETE FROM %s; INSERT INTO %[1]s SELECT * FROM %s.%[1]s;", t, saved)
+			sql += fmt.Sprintf("TRUNCATE %s; INSERT INTO %[1]s SELECT * FROM %s.%[1]s;", t, saved)
 		}
 		for _, t := range segments {
 			sql += fmt.Sprintf("CREATE TABLE %s AS TABLE %s.%[1]s; ALTER TABLE %[1]s ADD PRIMARY KEY (key);", t, saved)

@@ -56,7 +56,7 @@ func (s *store) transact(ctx context.Context, fn func(tx pgx.Tx) error) error {
 const leaseColumns = `l.partition, l.epoch, l.nonce, l.position, l.n, l.chain, l.time, l.incarnation, l.incarnation_nonce, l.fold,
 	l.logged_n, l.logged_offset, l.logged_chain, l.logged_incarnation, l.logged_incarnation_nonce,
 	l.owner, l.owner <> '00000000-0000-0000-0000-000000000000' AND l.until > clock_timestamp(), l.tries, l.careful,
-	(SELECT copied FROM deja_meta)`
+	l.copied`
 
 // scanLease reads a row of leaseColumns.
 func scanLease(r pgx.Row, l *driver.Lease) error {
@@ -124,10 +124,41 @@ func (s *store) acquire(ctx context.Context, a driver.Assignment) (l driver.Leas
 		if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", patience.Milliseconds())); err != nil {
 			return err
 		}
+		if err := comeBack(ctx, tx); err != nil {
+			return err
+		}
 		return scanLease(tx.QueryRow(ctx, takeLease, a.Partition, [16]byte(a.Owner), a.TTL.Microseconds(), tries), &l)
 	})
 	l.Assignment = a
 	return l, err
+}
+
+// whereabouts is what tells that the store went back: a restored dump has new files, a restored cluster or a standby that took
+// over a new timeline. (VACUUM FULL of the leases looks the same, and does no harm.) That the server was started anew may
+// mean that its files were put back as a whole.
+const whereabouts = `substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/' || pg_relation_filenode('deja_leases'::regclass)`
+
+// inPlace is the condition that the store is where it was when a lease was last acquired.
+const inPlace = `m.place = ` + whereabouts + ` AND m.started = pg_postmaster_start_time()`
+
+// comeBack makes sure that nobody goes on in a store that went back, or may have, as if nothing was lost: it fences all
+// leases, and nobody decides before all partitions have read their journals.
+func comeBack(ctx context.Context, tx pgx.Tx) error {
+	var in, back bool
+	err := tx.QueryRow(ctx, "SELECT "+inPlace+" FROM deja_meta m").Scan(&in)
+	if err != nil || in {
+		return err
+	}
+	// Another may have been first, and is waited for.
+	err = tx.QueryRow(ctx, "SELECT "+inPlace+", m.place NOT IN ('', "+whereabouts+") FROM deja_meta m FOR UPDATE").Scan(&in, &back)
+	if err != nil || in {
+		return err
+	}
+	_, err = tx.Exec(ctx, "UPDATE deja_leases SET epoch = epoch + 1, nonce = gen_random_uuid(), ready = false, copied = copied OR $1", back)
+	if err == nil {
+		_, err = tx.Exec(ctx, "UPDATE deja_meta SET place = "+whereabouts+", started = pg_postmaster_start_time()")
+	}
+	return err
 }
 
 // evict ends the sessions that are in a core transaction of a partition under a lease that is not the newest. That of the

@@ -66,7 +66,7 @@ func (t *tx) writeLedger(ctx context.Context, b *batch) error {
 		switch {
 		case !ok:
 			fresh.add(&ls[i].Entry)
-		case was.Status == deja.Parked:
+		case was.Status == deja.Parked && was.Partition == ls[i].Partition:
 			replaced[was.segment] = append(replaced[was.segment], ls[i].Entry)
 		default:
 			return fmt.Errorf("key %s was %w, as %s", ls[i].Key, errSettled, was.Status)
@@ -122,7 +122,7 @@ func queueReplace(b *batch, segment int64, es []driver.Entry) {
 	b.row([]any{&one}, fmt.Sprintf(`WITH changed AS (
 		UPDATE deja_ledger_%d l SET hash = u.hash, partition = u.partition, off = u.off, n = u.n, status = u.status
 		FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::bigint[], $5::bigint[], $6::smallint[]) AS u (key, hash, partition, off, n, status)
-		WHERE l.key = u.key AND l.status = %d RETURNING 1
+		WHERE l.key = u.key AND l.partition = u.partition AND l.status = %d RETURNING 1
 	) SELECT 1 / (count(*) = $7)::int FROM changed`, segment, deja.Parked), keys, hashes, partitions, offs, ns, statuses, len(es))
 }
 

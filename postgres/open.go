@@ -156,7 +156,10 @@ func Adopt(ctx context.Context, dsn string, opts ...Option) error {
 		if err := tx.QueryRow(ctx, "SELECT id::text FROM deja_meta FOR UPDATE").Scan(&id); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, "UPDATE deja_meta SET id = gen_random_uuid(), copied = true"); err != nil {
+		if _, err := tx.Exec(ctx, "UPDATE deja_meta SET id = gen_random_uuid()"); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "UPDATE deja_leases SET copied = true"); err != nil {
 			return err
 		}
 		now, err := db.clusterID(ctx, tx)

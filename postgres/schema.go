@@ -19,7 +19,7 @@ var migrations = []string{
 const createSchema = `
 CREATE TABLE deja_meta (
 	one int PRIMARY KEY CHECK (one = 1), version int NOT NULL, id uuid NOT NULL,
-	copied boolean NOT NULL DEFAULT false -- the schema was adopted, and its next incarnation has not begun
+	place text NOT NULL DEFAULT '', started timestamptz NOT NULL DEFAULT 'epoch' -- see whereabouts
 );
 INSERT INTO deja_meta VALUES (1, 0, gen_random_uuid());
 
@@ -41,7 +41,8 @@ CREATE TABLE deja_leases (
 	tries bigint NOT NULL DEFAULT 0, careful bigint NOT NULL DEFAULT 0,
 	tried uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000', -- the owner that tries counted last
 	attempted bigint NOT NULL DEFAULT 0, attempts uuid[] NOT NULL DEFAULT '{}', -- the owners that noted that offset
-	ready boolean NOT NULL DEFAULT false
+	ready boolean NOT NULL DEFAULT false,
+	copied boolean NOT NULL DEFAULT false -- adopted, or gone back, and no new incarnation has begun
 ) WITH (fillfactor = 20); -- updated all the time: room for versions in the page
 CREATE TABLE deja_members (id uuid PRIMARY KEY, fold text NOT NULL, started timestamptz NOT NULL, until timestamptz NOT NULL);
 

@@ -103,8 +103,8 @@ func (t *tx) marking() string {
 		"SELECT pg_advisory_xact_lock_shared(%d, %d)", t.db.locks, firstPartition+t.lease.Partition)
 }
 
-const selectBegun = `SELECT l.epoch = $2 AND l.nonce = $3, c.version, pg_relation_size(('deja_ledger_' || c.newest)::regclass) / 8192
-	FROM deja_leases l, deja_catalog c WHERE l.partition = $1`
+const selectBegun = `SELECT l.epoch = $2 AND l.nonce = $3 AND ` + inPlace + `, c.version, pg_relation_size(('deja_ledger_' || c.newest)::regclass) / 8192
+	FROM deja_leases l, deja_catalog c, deja_meta m WHERE l.partition = $1`
 
 // begin begins the transaction at the server, once.
 func (t *tx) begin(ctx context.Context) (err error) {
@@ -193,20 +193,17 @@ func (t *tx) commit(ctx context.Context) (certain bool, err error) {
 
 // advanceLease is the compare-and-set on which all rests.
 var advanceLease = must(`UPDATE deja_leases SET position = $7, n = $8, chain = $9, time = $10, incarnation = $11, incarnation_nonce = $12,
-	fold = $13, tries = 0, tried = '00000000-0000-0000-0000-000000000000' WHERE ` + holding + ` AND position = $4 AND n = $5 AND chain = $6 RETURNING 1`)
+	fold = $13, copied = copied AND incarnation = $11 AND incarnation_nonce = $12, tries = 0, tried = '00000000-0000-0000-0000-000000000000' WHERE ` + holding + ` AND position = $4 AND n = $5 AND chain = $6 RETURNING 1`)
 
 // advanceJoint does so where what is committed is logged.
 var advanceJoint = must(`UPDATE deja_leases SET position = $7, n = $8, chain = $9, time = $10, incarnation = $11, incarnation_nonce = $12,
-	fold = $13, tries = 0, tried = '00000000-0000-0000-0000-000000000000', 
+	fold = $13, copied = copied AND incarnation = $11 AND incarnation_nonce = $12, tries = 0, tried = '00000000-0000-0000-0000-000000000000', 
 	logged_n = $8, logged_chain = $9, logged_incarnation = $11, logged_incarnation_nonce = $12,
 	logged_offset = (SELECT e.next FROM deja_ends e JOIN deja_topics t ON t.k = e.topic WHERE t.id = $14 AND e.partition = $1)
 	WHERE ` + holding + ` AND position = $4 AND n = $5 AND chain = $6 RETURNING 1`)
 
 func (t *tx) queueAdvance(b *batch) {
 	from, to := &t.step.from, &t.step.to
-	if from.Incarnation != to.Incarnation && t.lease.Copied {
-		b.exec("UPDATE deja_meta SET copied = false WHERE copied")
-	}
 	args := holdingArgs(t.lease, from.Position, from.N, from.Chain[:],
 		to.Position, to.N, to.Chain[:], micros(to.Time), to.Incarnation.Number, to.Incarnation.Nonce, to.Fold)
 	var one int64

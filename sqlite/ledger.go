@@ -322,7 +322,7 @@ func (w *ledgerWriter) begin() error {
 // replaceEntry is the statement that replaces a parked message's entry, and no other.
 func replaceEntry(s segment) string {
 	return fmt.Sprintf(`UPDATE %s SET hash = ?2, partition = ?3, offset = ?4, n = ?5, status = ?6
-		WHERE key = ?1 AND status = %d`, s.table(), deja.Parked)
+		WHERE key = ?1 AND partition = ?3 AND status = %d`, s.table(), deja.Parked)
 }
 
 // ask finds what the sealed segments have of the keys: of those from asked on all, as the look-up may not have seen it,

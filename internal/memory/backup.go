@@ -6,14 +6,18 @@ import (
 )
 
 // Snapshot returns an open copy of what is committed, whether the store is closed or not: a backup, or what a process
-// that died has left behind. A joint store's copy is joint with the same log.
-func (s *Store) Snapshot() *Store {
+// that died has left behind. A joint store's copy is joint with the same log, unless an option says otherwise.
+func (s *Store) Snapshot(options ...StoreOption) *Store {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return &Store{
-		joint: s.joint, nonce: s.nonce, now: s.now, forgetful: s.forgetful, life: s.tables.life,
+	c := &Store{
+		joint: s.joint, nonce: s.nonce, now: s.now, forgetful: s.forgetful, life: s.life,
 		tables: s.tables.clone(), open: map[int32]*Tx{},
 	}
+	for _, o := range options {
+		o(c)
+	}
+	return c
 }
 
 // Adopted returns a snapshot that knows that it is a copy: its leases say so, until a new incarnation has begun.

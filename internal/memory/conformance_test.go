@@ -20,9 +20,7 @@ func harness(joint bool) drivertest.Harness {
 		if !joint {
 			return s
 		}
-		j := memory.NewStore(memory.Joint(l))
-		j.Restore(s)
-		return j
+		return s.Snapshot(memory.Joint(l))
 	}
 	return drivertest.Harness{
 		Open: func(testing.TB) (driver.Log, driver.Store) {
@@ -33,6 +31,7 @@ func harness(joint bool) drivertest.Harness {
 			l := log.(*memory.Log).Clone()
 			return l, with(store.(*memory.Store).Snapshot(), l)
 		},
+		Tells: true,
 		Backup: func(_ testing.TB, store driver.Store) func(driver.Store) {
 			backup := store.(*memory.Store).Snapshot()
 			return func(store driver.Store) { store.(*memory.Store).Restore(backup) }

@@ -384,12 +384,18 @@ func TestAStoreBehindItsJournalAdoptsIt(t *testing.T) {
 
 func TestAnotherHistoryHalts(t *testing.T) {
 	b := newBench(t, till.Service(till.Variant{}))
-	b.send(till.Put{Amount: 100})
-	b.must()
 	twin := b.log.Clone()
 	other := &bench{t: t, now: b.now, log: twin, store: memory.NewStore(), build: "another"}
-	twin.Truncate("shop.journal", 0, 0)
-	other.start(till.Service(till.Variant{MaxTake: 1}), nil)
+	other.start(till.Service(till.Variant{MaxTake: 1}), nil) // with nothing to decide yet, it begins no life of its own
+	b.send(till.Put{Amount: 100})
+	sent, err := b.log.Fetch(t.Context(), deja.Position{Topic: "shop.inbox"}, 1)
+	if err == nil {
+		_, err = twin.Append(t.Context(), "shop.inbox", sent)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.must()
 	other.must()
 	// Its decision has another build's name in it: same number, other chain.
 	rebuilt, err := step.New(t.Context(), step.Config{Machine: b.m, Log: twin, Store: b.store, NewNonce: func() [16]byte { return [16]byte{7} }})

@@ -25,7 +25,7 @@ var breaks = map[string][]edit{
 			"postgres/lease.go", `const holding = "partition = $1 AND epoch = $2 AND nonce = $3"`,
 			`const holding = "partition = $1 AND $2::int8 IS NOT NULL AND $3::uuid IS NOT NULL"`,
 		},
-		{"postgres/tx.go", `SELECT l.epoch = $2 AND l.nonce = $3, c.version`, `SELECT $2::int8 IS NOT NULL AND $3::uuid IS NOT NULL, c.version`},
+		{"postgres/tx.go", `SELECT l.epoch = $2 AND l.nonce = $3 AND `, `SELECT $2::int8 IS NOT NULL AND $3::uuid IS NOT NULL AND `},
 		{"engine/partition.go", `if was.epoch == 0 || slices.ContainsFunc(`, `if was.epoch >= 0 || slices.ContainsFunc(`},
 	},
 	// A position that went back may be advanced over what was lost.
