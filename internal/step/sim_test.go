@@ -262,7 +262,7 @@ func (p *simProcess) act() {
 
 func (p *simWorker) act(ctx context.Context) {
 	if !p.taken {
-		p.takeOver(ctx, p.w.Takeover)
+		_ = p.takeOver(ctx, p.w.Takeover) // noted
 		return
 	}
 	var err error
@@ -412,7 +412,7 @@ func (p *simWorker) tell() {
 			now.version = d.Record.Version
 		}
 		before, again := p.s.told[d.Entry.Key]
-		if again && !(p.s.lost && p.s.mixed[d.Entry.Key]) && (before.n != now.n || before.status != now.status) {
+		if again && (!p.s.lost || !p.s.mixed[d.Entry.Key]) && (before.n != now.n || before.status != now.status) {
 			p.s.fail("message %s was told %v, and is now told %v", d.Entry.Key, before, now)
 		}
 		if !again || before.version == 0 {
@@ -453,14 +453,15 @@ func (p *simProcess) finish(ctx context.Context) error {
 		if errors.Is(err, journal.ErrForked) && !p.s.lost {
 			p.s.fail("two histories, though the store noticed that it went back: %v", err)
 		}
-		if errors.Is(err, journal.ErrForked) { // a sleeper woke up in a store that went back to before its successor: for an operator
+		switch {
+		case errors.Is(err, journal.ErrForked): // a sleeper woke up in a store that went back to before its successor: for an operator
 			if err := w.takeOver(ctx, w.w.Rebuild); err != nil {
 				return err
 			}
 			return p.finish(ctx) // a rebuild is of all partitions
-		} else if errors.Is(err, driver.ErrFenced) {
+		case errors.Is(err, driver.ErrFenced):
 			return p.finish(ctx)
-		} else if err != nil {
+		case err != nil:
 			return err
 		}
 	}
@@ -509,7 +510,7 @@ func (s *sim) check() {
 		all = append(all, entries...)
 	}
 	for _, env := range inbox {
-		if _, ok := decided[env.ID]; !ok && !(s.lost && s.mixed[env.ID]) {
+		if _, ok := decided[env.ID]; !ok && (!s.lost || !s.mixed[env.ID]) {
 			s.fail("message %s at %d was never decided", env.ID, env.Position.Offset)
 		}
 	}

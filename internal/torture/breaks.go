@@ -28,8 +28,12 @@ var breaks = map[string][]edit{
 		{"postgres/tx.go", `SELECT l.epoch = $2 AND l.nonce = $3 AND `, `SELECT $2::int8 IS NOT NULL AND $3::uuid IS NOT NULL AND `},
 		{"engine/partition.go", `if was.epoch == 0 || slices.ContainsFunc(`, `if was.epoch >= 0 || slices.ContainsFunc(`},
 	},
-	// A position that went back may be advanced over what was lost.
+	// A position that went back may be advanced over what was lost; what else notices such a store is off too.
 	"position": {
+		{
+			"postgres/lease.go", "`m.place = ` + whereabouts + ` AND m.started = pg_postmaster_start_time()`",
+			"`(true OR m.place = ` + whereabouts + ` AND m.started = pg_postmaster_start_time())`",
+		},
 		{"engine/partition.go", ` && l.Progress.Position >= was.position`, ``},
 		{
 			"postgres/tx.go", `WHERE ` + "` + holding + `" + ` AND position = $4 AND n = $5 AND chain = $6 RETURNING 1` + "`)\n\n// advanceJoint",

@@ -227,11 +227,17 @@ func (b *bench) takeover(ctx context.Context) error {
 	}
 	defer s.close()
 	var ps [2]*process
+	defer func() {
+		for _, p := range ps {
+			if p != nil {
+				p.kill()
+			}
+		}
+	}()
 	for i := range ps {
 		if ps[i], err = s.start(ctx, false, ""); err != nil {
 			return err
 		}
-		defer ps[i].kill()
 	}
 	_, _, err = s.load(ctx, func(w *watch) error {
 		time.Sleep(warmUp)
@@ -251,6 +257,5 @@ func (b *bench) takeover(ctx context.Context) error {
 		b.add("stand-still of a partition when its process stops cleanly", "s", w.stood().Seconds())
 		return ctx.Err()
 	})
-	ps[0].kill()
 	return err
 }

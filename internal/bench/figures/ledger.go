@@ -55,8 +55,8 @@ func (b *bench) onLedger(ctx context.Context, version, rows, messages int) error
 	if err != nil {
 		return err
 	}
-	err = fillLedger(ctx, s.log, db.Store(), rows, newID(version))
-	if err = errors.Join(err, db.Close()); err != nil {
+	filled := fillLedger(ctx, s.log, db.Store(), rows, newID(version))
+	if err := errors.Join(filled, db.Close()); err != nil {
 		return err
 	}
 	return s.endToEnd(ctx, ledgerName("Kafka + Postgres", version, rows), messages, version, false, "")
@@ -122,12 +122,12 @@ func (b *bench) embedded(ctx context.Context, version, rows, messages int) error
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	db, err := sqlite.Open(ctx, filepath.Join(dir, "bench.db"))
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	if err := fillLedger(ctx, db.Log(), db.Store(), rows, newID(version)); err != nil {
 		return err
 	}

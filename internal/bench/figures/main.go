@@ -14,11 +14,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/dejalog/deja"
@@ -30,7 +28,6 @@ type settings struct {
 	messages        int // of a run
 	runs            int
 	ledger          int // rows of a full ledger
-	only            []string
 	profile         string
 	json            bool
 }
@@ -63,17 +60,16 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == workerCommand {
 		os.Exit(worker(os.Args[2:]))
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil {
+	b := &bench{}
+	only := b.flags()
+	if err := b.run(only); err != nil {
 		fmt.Fprintln(os.Stderr, "figures:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) error {
-	b := &bench{}
-	var only string
+// flags reads the command line, and returns which parts are asked for.
+func (b *bench) flags() (only string) {
 	flag.StringVar(&b.set.kafka, "kafka", os.Getenv("DEJA_TEST_KAFKA"), "bootstrap `ADDRESSES` (else $DEJA_TEST_KAFKA)")
 	flag.StringVar(&b.set.postgres, "postgres", os.Getenv("DEJA_TEST_POSTGRES"), "`DSN` (else $DEJA_TEST_POSTGRES)")
 	flag.IntVar(&b.set.messages, "messages", 1_000_000, "messages of a run")
@@ -82,7 +78,13 @@ func run(ctx context.Context) error {
 	flag.StringVar(&only, "only", "", "a comma-separated list of parts: "+names())
 	flag.StringVar(&b.set.profile, "profile", "", "write a CPU profile of the worker in the throughput runs to `FILE`")
 	flag.BoolVar(&b.set.json, "json", false, "print the figures as JSON")
-	flag.Parse()
+	flag.Parse() //nolint:revive // it is main's
+	return only
+}
+
+func (b *bench) run(only string) error {
+	ctx, stop := signalContext()
+	defer stop()
 	if b.set.kafka == "" || b.set.postgres == "" {
 		return errors.New("no servers: start them with `export $(scripts/services up)`, or give -kafka and -postgres")
 	}
@@ -117,7 +119,6 @@ type bench struct {
 	set     settings
 	figures []*figure
 	schemas []string
-	topics  []string
 }
 
 func (b *bench) notef(format string, args ...any) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -77,7 +76,7 @@ func (b *bench) cleanUp() {
 	if err != nil {
 		return
 	}
-	defer conn.Close(ctx)
+	defer func() { _ = conn.Close(ctx) }()
 	for _, schema := range b.schemas {
 		if _, err := conn.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{schema}.Sanitize()+" CASCADE"); err != nil {
 			b.notef("schema %s is left behind: %v", schema, err)
@@ -155,7 +154,7 @@ func (s *stage) check(ctx context.Context, n int) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	return checkStore(ctx, db.Store(), n)
 }
 
@@ -239,7 +238,8 @@ func (p *process) stop() (used, error) {
 	if p.err != nil {
 		return u, fmt.Errorf("worker: %w", p.err)
 	}
-	return u, json.NewDecoder(bufio.NewReader(p.out)).Decode(&u)
+	err := json.NewDecoder(p.out).Decode(&u)
+	return u, err
 }
 
 // kill ends a worker as a crash does.
@@ -269,7 +269,7 @@ func work(arg string) error {
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		if err := pprof.StartCPUProfile(f); err != nil {
 			return err
 		}
@@ -279,12 +279,12 @@ func work(arg string) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }()
 	db, err := postgres.Open(ctx, j.DSN)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }()
 	eng, err := engine.New(engine.Config{
 		Service: service(j.Projection), Log: log, Store: db.Store(),
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
