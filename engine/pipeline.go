@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	flights       = 2              // batches that are decided and not yet committed
+	flights       = 1              // batches that are decided and not yet committed
 	maxUnreleased = 20 * batchSize // decisions that are committed and not yet logged, before commits wait for the relay
 	noteEvery     = time.Second    // how often the store is told how far the journal was read back
 )
@@ -39,7 +39,7 @@ type fetched struct{ ms []step.Message }
 func newPipeline(stop, ctx context.Context, p *partition, w *step.Worker, fail context.CancelCauseFunc) *pipeline {
 	return &pipeline{
 		p: p, w: w, stop: stop, ctx: ctx, fail: fail,
-		ready: make(chan fetched, 1), batches: make(chan *step.Batch), flying: make(chan struct{}, flights),
+		ready: make(chan fetched), batches: make(chan *step.Batch), flying: make(chan struct{}, flights),
 		committed: make(chan struct{}, 1), released: make(chan struct{}, 1),
 	}
 }
