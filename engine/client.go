@@ -237,7 +237,12 @@ func (c *client) known(ctx context.Context, m outgoing) (request.Answer, bool, e
 	if errors.Is(err, journal.ErrGap) {
 		return request.Answer{}, false, nil // decided, not logged yet
 	}
-	return request.Answer{Record: r, Duplicate: true}, err == nil, err
+	if err != nil {
+		return request.Answer{}, false, err
+	}
+	// Where store and journal tell two histories, the decision of that number may be another message's.
+	same := wire.LedgerKey(c.e.machine.Name(), &r.Cause) == m.key && r.Hash == m.hash
+	return request.Answer{Record: r, Duplicate: true}, same, nil
 }
 
 // released reports whether a decision may be told: where log and store are two, it must have been read in the journal,

@@ -52,7 +52,9 @@ type partition struct {
 	status status
 	lease  holding                 // that it is being handled under
 	fence  context.CancelCauseFunc // ends that
-	taken  chan struct{}           // closed once the partition was taken over in this run, or is another's, or the run has ended
+
+	haltedEpoch int64         // of the lease under which it halted; 0 if there was none
+	taken       chan struct{} // closed once the partition was taken over in this run, or is another's, or the run has ended
 }
 
 func newPartition(e *Engine, number int32) *partition {
@@ -74,8 +76,8 @@ func (p *partition) run(ctx context.Context, member deja.ID) error {
 			w, err = p.e.worker(ctx, p.number, member)
 		}
 		if err == nil {
-			began := w.Progress().Position
-			if err = p.work(ctx, w); w.Progress().Position > began {
+			began, position := time.Now(), w.Progress().Position
+			if err = p.work(ctx, w); w.Progress().Position > position || time.Since(began) > longestPause {
 				pause = firstPause
 			}
 		}
@@ -91,6 +93,7 @@ func (p *partition) run(ctx context.Context, member deja.ID) error {
 		}
 		if err = step.Halt(err); errors.Is(err, deja.ErrHalted) {
 			p.logger.ErrorContext(ctx, "partition halted", "error", err)
+			p.haltUnder(w)
 			p.note(halted, err)
 			return fmt.Errorf("partition %d: %w", p.number, err)
 		}
@@ -99,6 +102,22 @@ func (p *partition) run(ctx context.Context, member deja.ID) error {
 		sleep(ctx, pause/2+rand.N(pause/2+1)) // jitter, so that workers that failed together do not come back together
 		pause = min(2*pause, longestPause)
 	}
+}
+
+// haltUnder notes the lease under which the partition halted.
+func (p *partition) haltUnder(w *step.Worker) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.haltedEpoch = 0; w != nil {
+		p.haltedEpoch = w.Lease().Epoch
+	}
+}
+
+// haltedUnder reports whether a lease is still the one under which the partition halted.
+func (p *partition) haltedUnder(l driver.Lease) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.haltedEpoch == 0 || p.haltedEpoch == l.Epoch
 }
 
 // lost reports whether another process holds the partition, and is alive.
@@ -197,7 +216,7 @@ func (p *partition) check(was holding, leases []driver.Lease) {
 // barrier waits until all partitions hold what their journals had: the ledger is one, and until then it has gaps.
 func (p *partition) barrier(ctx context.Context, w *step.Worker) error {
 	told := time.Now()
-	for {
+	for pause := barrierPause; ; pause = min(2*pause, 10*barrierPause) {
 		missing, err := w.Ready(ctx)
 		if err != nil || len(missing) == 0 {
 			return err
@@ -207,7 +226,7 @@ func (p *partition) barrier(ctx context.Context, w *step.Worker) error {
 			p.logger.InfoContext(ctx, "waiting: the store was made anew, and these partitions have not read their journals yet", "partitions", missing)
 			told = time.Now()
 		}
-		if sleep(ctx, barrierPause); ctx.Err() != nil {
+		if sleep(ctx, pause); ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}

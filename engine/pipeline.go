@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/step"
 )
 
@@ -26,6 +27,7 @@ type pipeline struct {
 	ctx  context.Context //nolint:containedctx // ends the work that is under way
 	fail context.CancelCauseFunc
 
+	until     int64 // see carefulUntil
 	ready     chan fetched
 	batches   chan *step.Batch
 	flying    chan struct{} // a slot for each batch that is decided and not committed
@@ -33,13 +35,16 @@ type pipeline struct {
 	released  chan struct{} // wakes a commit that waits for the relay
 }
 
-// fetched is a batch made ready.
-type fetched struct{ ms []step.Message }
+// fetched is a batch made ready; or one of which each message is to be made ready alone.
+type fetched struct {
+	ms      []step.Message
+	careful []driver.Record
+}
 
 func newPipeline(stop, ctx context.Context, p *partition, w *step.Worker, fail context.CancelCauseFunc) *pipeline {
 	return &pipeline{
 		p: p, w: w, stop: stop, ctx: ctx, fail: fail,
-		ready: make(chan fetched), batches: make(chan *step.Batch), flying: make(chan struct{}, flights),
+		until: carefulUntil(w.Lease()), ready: make(chan fetched), batches: make(chan *step.Batch), flying: make(chan struct{}, flights),
 		committed: make(chan struct{}, 1), released: make(chan struct{}, 1),
 	}
 }
@@ -89,8 +94,12 @@ func (l *pipeline) fetch(from deja.Position) error {
 		}
 		l.p.arrived(from.Offset)
 		from.Offset = recs[len(recs)-1].Offset + 1
+		f := fetched{careful: recs}
+		if recs[0].Offset >= l.until {
+			f = fetched{ms: prepare.Prepare(recs)}
+		}
 		select {
-		case l.ready <- fetched{prepare.Prepare(recs)}:
+		case l.ready <- f:
 		case <-ctx.Done():
 		}
 	}
@@ -100,7 +109,16 @@ func (l *pipeline) fetch(from deja.Position) error {
 // decide makes batches of what was fetched.
 func (l *pipeline) decide() error {
 	defer close(l.batches)
+	prepare := step.NewPreparer(l.p.e.machine, l.w.Partitions())
 	for f := range l.ready {
+		for i := range f.careful {
+			if l.stop.Err() != nil || l.ctx.Err() != nil {
+				return nil
+			}
+			if err := l.alone(func() error { return l.attempt(prepare, &f.careful[i]) }); err != nil {
+				return err
+			}
+		}
 		ms := f.ms
 		for len(ms) > 0 {
 			if l.stop.Err() != nil || l.ctx.Err() != nil {
@@ -118,9 +136,6 @@ func (l *pipeline) decide() error {
 
 // next decides the first of the messages, and returns how many that were.
 func (l *pipeline) next(ms []step.Message) (int, error) {
-	if careful, until := l.careful(ms[0]); careful {
-		return 1, l.alone(func() error { return l.attempt(ms[:1], until) })
-	}
 	n := step.Run(ms)
 	if n == 0 { // an operator's act
 		return 1, l.alone(func() error { return l.handle(ms[:1]) })
@@ -158,26 +173,25 @@ func (l *pipeline) alone(do func() error) error {
 	return do()
 }
 
-// careful reports whether a message is to be handled alone, as one around here seems to kill the process.
-func (l *pipeline) careful(m step.Message) (careful bool, until int64) {
-	lease := l.w.Lease()
-	until = lease.Careful
-	if lease.Tries > 2 {
-		until = max(until, lease.Progress.Position+carefulFor)
+// carefulUntil returns the inbox offset below which messages are handled alone, as one of them seems to kill the process.
+func carefulUntil(l driver.Lease) int64 {
+	if l.Tries > 2 {
+		return max(l.Careful, l.Progress.Position+carefulFor)
 	}
-	return m.Env.Position.Offset < until, until
+	return l.Careful
 }
 
-// attempt handles a message, or parks it if it has killed too many processes.
-func (l *pipeline) attempt(ms []step.Message, until int64) error {
-	died, err := l.w.Attempt(l.ctx, ms[0].Env.Position.Offset, until)
+// attempt handles a message, or parks it if it has killed too many processes. It is noted before anything of the user's
+// sees it, also what decodes it.
+func (l *pipeline) attempt(prepare *step.Preparer, rec *driver.Record) error {
+	died, err := l.w.Attempt(l.ctx, rec.Offset, l.until)
 	if err != nil {
 		return fmt.Errorf("note an attempt: %w", err)
 	}
 	if died >= maxAttempts {
-		ms[0].Killed(died)
+		return l.handle([]step.Message{prepare.Killed(rec, died)})
 	}
-	return l.handle(ms)
+	return l.handle(prepare.Prepare([]driver.Record{*rec}))
 }
 
 // handle decides and commits messages, with nothing else under way.

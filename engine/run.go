@@ -22,6 +22,7 @@ const (
 	beat    = 500 * time.Millisecond
 	meeting = 100 * time.Millisecond // from the first beat to the taking of partitions: processes that start together would take each other's
 	grace   = 5 * time.Second        // for what is under way when a process is asked to stop
+	leaving = time.Second            // for the store to hear that a process leaves
 )
 
 // run is one Run of an engine: a member of the crew that works on the store.
@@ -160,6 +161,11 @@ func (r *run) share(ctx context.Context) error {
 	r.giveBack(ctx, crew.Leases, mine)
 	for i, p := range r.ps {
 		p.check(held[i], crew.Leases)
+	}
+	for _, l := range crew.Leases {
+		if p := r.ps[l.Partition]; r.halted[p] != nil && !p.haltedUnder(l) {
+			delete(r.halted, p) // all were fenced, as the store was put back or emptied: the others wait for it
+		}
 	}
 	working := 0
 	for i, p := range r.ps {
@@ -301,19 +307,21 @@ func (r *run) stopAll() {
 	clear(r.jobs)
 }
 
-// leave ends all work, and the memberships in group and crew.
+// leave ends all work, and the memberships in group and crew: those first, so that nobody waits with taking a partition
+// over for another that is slow in ending.
 func (r *run) leave() {
-	r.stopAll()
 	r.quitGroup()
-	shared, ok := r.e.store.(driver.Shared)
-	if !ok {
-		return
+	for _, j := range r.jobs {
+		j.stop()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), grace)
-	defer cancel()
-	if err := shared.Leave(ctx, r.member.ID); err != nil {
-		r.logger.Warn("the store was not told that this process left: it will find out", "error", err)
+	if shared, ok := r.e.store.(driver.Shared); ok {
+		ctx, cancel := context.WithTimeout(context.Background(), leaving)
+		defer cancel()
+		if err := shared.Leave(ctx, r.member.ID); err != nil {
+			r.logger.Warn("the store was not told that this process left: it will find out", "error", err)
+		}
 	}
+	r.stopAll()
 }
 
 // alive returns the present member's ID.

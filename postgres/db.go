@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +19,8 @@ import (
 // A DB is an open database. It is safe for concurrent use.
 type DB struct {
 	pool     *pgxpool.Pool
+	heart    *pgxpool.Pool          // a connection for heartbeats
+	where    atomic.Pointer[string] // the store is, as the last Acquire found it
 	config   config
 	readOnly bool
 	schema   string // quoted
@@ -38,12 +41,12 @@ type DB struct {
 	closing sync.RWMutex // nothing begins to run by itself beside Close
 }
 
-func newDB(pool *pgxpool.Pool, c config, readOnly bool) *DB {
+func newDB(pool, heart *pgxpool.Pool, c config, readOnly bool) *DB {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte("deja/" + c.schema)) // it never fails
 	life, end := context.WithCancel(context.Background())
 	return &DB{
-		pool: pool, config: c, readOnly: readOnly, life: life, end: end,
+		pool: pool, heart: heart, config: c, readOnly: readOnly, life: life, end: end,
 		schema: pgx.Identifier{c.schema}.Sanitize(), locks: int32(h.Sum32()),
 		ledger: ledger{wanted: make(chan struct{}, 1)},
 	}
@@ -91,6 +94,7 @@ func (db *DB) Close() error {
 	db.closing.Unlock()
 	db.running.Wait()
 	db.pool.Close()
+	db.heart.Close()
 	return nil
 }
 

@@ -110,7 +110,7 @@ func (s *store) acquire(ctx context.Context, a driver.Assignment) (l driver.Leas
 	if a.Partition < 0 || a.Partition >= a.Inbox.Partitions {
 		return l, fmt.Errorf("topic %s has %d partitions, and no partition %d", a.Inbox.Name, a.Inbox.Partitions, a.Partition)
 	}
-	tries := 0
+	tries, where := 0, ""
 	if !a.Owner.IsZero() {
 		tries = 1
 	}
@@ -127,10 +127,24 @@ func (s *store) acquire(ctx context.Context, a driver.Assignment) (l driver.Leas
 		if err := comeBack(ctx, tx); err != nil {
 			return err
 		}
+		if err := tx.QueryRow(ctx, "SELECT place || started FROM deja_meta").Scan(&where); err != nil {
+			return err
+		}
 		return scanLease(tx.QueryRow(ctx, takeLease, a.Partition, [16]byte(a.Owner), a.TTL.Microseconds(), tries), &l)
 	})
 	l.Assignment = a
+	if err == nil {
+		s.db.at(where)
+	}
 	return l, err
+}
+
+// at notes where the store is. If that is another server than before, or the same one anew, connections that still lead to
+// the old one are given up: what they read may be of the past.
+func (db *DB) at(where string) {
+	if was := db.where.Swap(&where); was != nil && *was != where {
+		db.pool.Reset()
+	}
 }
 
 // whereabouts is what tells that the store went back: a restored dump has new files, a restored cluster or a standby that took
@@ -152,6 +166,9 @@ func comeBack(ctx context.Context, tx pgx.Tx) error {
 	// Another may have been first, and is waited for.
 	err = tx.QueryRow(ctx, "SELECT "+inPlace+", m.place NOT IN ('', "+whereabouts+") FROM deja_meta m FOR UPDATE").Scan(&in, &back)
 	if err != nil || in {
+		return err
+	}
+	if _, err := tx.Exec(ctx, "SELECT 1 FROM deja_leases ORDER BY partition FOR UPDATE"); err != nil { // as all lock them
 		return err
 	}
 	_, err = tx.Exec(ctx, "UPDATE deja_leases SET epoch = epoch + 1, nonce = gen_random_uuid(), ready = false, copied = copied OR $1", back)
@@ -262,12 +279,19 @@ func holdingArgs(l driver.Lease, args ...any) []any {
 // Ready notes that the partition holds all that its journal had.
 func (s *store) Ready(ctx context.Context, l driver.Lease) (waiting []int32, err error) {
 	err = s.transact(ctx, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, "UPDATE deja_leases SET ready = true WHERE "+holding, holdingArgs(l)...)
+		var ready bool
+		err := tx.QueryRow(ctx, "SELECT ready FROM deja_leases WHERE "+holding, holdingArgs(l)...).Scan(&ready)
 		if err != nil {
-			return err
+			return fencedIf(err)
 		}
-		if tag.RowsAffected() != 1 {
-			return driver.ErrFenced
+		if !ready { // once: who waits for others asks again and again
+			tag, err := tx.Exec(ctx, "UPDATE deja_leases SET ready = true WHERE "+holding, holdingArgs(l)...)
+			if err != nil {
+				return err
+			}
+			if tag.RowsAffected() != 1 {
+				return driver.ErrFenced
+			}
 		}
 		return each(ctx, tx, func(r pgx.Rows) error {
 			var p int32
@@ -397,7 +421,7 @@ func (s *store) Reset(ctx context.Context, l driver.Lease) error {
 	})
 }
 
-// Beat renews a member and its leases, in one round trip. Members that have been dead for an hour are forgotten.
+// Beat renews a member and its leases, in one round trip. Members that have been dead for a week are forgotten.
 func (s *store) Beat(ctx context.Context, m driver.Member, ttl time.Duration) (crew driver.Crew, err error) {
 	if err := errors.Join(s.usable(), s.db.writable()); err != nil {
 		return crew, err
@@ -408,7 +432,7 @@ func (s *store) Beat(ctx context.Context, m driver.Member, ttl time.Duration) (c
 	b.exec(`UPDATE deja_leases SET until = clock_timestamp() + $2 * interval '1 microsecond' WHERE owner = $1
 		AND partition IN (SELECT partition FROM deja_leases WHERE owner = $1 ORDER BY partition FOR UPDATE)`, [16]byte(m.ID), ttl.Microseconds())
 	b.exec(`DELETE FROM deja_members WHERE id IN
-		(SELECT id FROM deja_members WHERE until < clock_timestamp() - interval '1 hour' FOR UPDATE SKIP LOCKED)`)
+		(SELECT id FROM deja_members WHERE until < clock_timestamp() - interval '7 days' FOR UPDATE SKIP LOCKED)`)
 	b.rows(func(r pgx.Rows) error {
 		var m driver.Member
 		err := r.Scan((*[16]byte)(&m.ID), &m.Fold, &m.Started)
@@ -425,7 +449,7 @@ func (s *store) Beat(ctx context.Context, m driver.Member, ttl time.Duration) (c
 		crew.Leases = append(crew.Leases, l)
 		return err
 	}, selectLeases)
-	_, err = send(ctx, s.db.pool, &b)
+	_, err = send(ctx, s.db.heart, &b) // which the work must not hold up
 	return crew, err
 }
 

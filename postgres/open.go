@@ -205,7 +205,14 @@ func connect(ctx context.Context, dsn string, readOnly bool, opts []Option) (*DB
 	if err != nil {
 		return nil, err
 	}
-	return newDB(pool, c, readOnly), nil
+	hc := pc.Copy()
+	hc.MaxConns, hc.MinConns, hc.MinIdleConns = 1, 0, 0
+	heart, err := pgxpool.NewWithConfig(ctx, hc)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return newDB(pool, heart, c, readOnly), nil
 }
 
 // said reports whether a DSN names a setting.

@@ -27,18 +27,25 @@ func (db *DB) sealSoon(n int64) {
 			return // whoever is at it will be told again, by the next commit
 		}
 		defer db.ledger.sealing.Unlock()
-		if err := db.seal(ctx, n); err != nil && ctx.Err() == nil {
+		err := db.seal(ctx, n)
+		if err == nil {
+			db.ledger.failed = 0
+			return
+		}
+		if ctx.Err() == nil {
 			db.config.logger.WarnContext(ctx, "the ledger's segment was not sealed; it will be tried again", "segment", n, "error", err)
+			db.ledger.failed++
 			_ = sleep(ctx, time.Second) // each try holds the others up
 		}
 	})
 }
 
 // seal begins a new segment if n is the newest. It waits for the core transactions that are open, and holds up those that
-// begin meanwhile, for two seconds at most.
+// begin meanwhile, for a quarter of a second at most; after tries that failed longer, up to two seconds.
 func (db *DB) seal(ctx context.Context, n int64) error {
 	err := db.transact(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '250ms'; LOCK TABLE deja_segments IN EXCLUSIVE MODE"); err != nil {
+		lock := fmt.Sprintf("SET LOCAL lock_timeout = %d; LOCK TABLE deja_segments IN EXCLUSIVE MODE", 250<<min(db.ledger.failed, 3))
+		if _, err := tx.Exec(ctx, lock); err != nil {
 			return err
 		}
 		var newest int64

@@ -68,9 +68,12 @@ func Holds(ctx context.Context, log driver.Log, service string, partition int32,
 		return at.N == 0, nil
 	}
 	pos := deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: at.Offset - 1}
-	_, end, err := log.Bounds(ctx, pos.Topic, partition)
+	first, end, err := log.Bounds(ctx, pos.Topic, partition)
 	if err != nil || pos.Offset >= end {
 		return false, err
+	}
+	if at.Offset == first { // retention has taken it, and all before it: there is nothing to compare
+		return true, nil
 	}
 	recs, err := log.Fetch(ctx, pos, 1)
 	if err != nil || recs[0].Offset != pos.Offset {

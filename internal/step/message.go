@@ -23,9 +23,6 @@ type Message struct {
 	killed  int64           // how many processes died of it
 }
 
-// Killed has a message parked instead of decided, and an act refused: so many processes have died while they handled it.
-func (m *Message) Killed(processes int64) { m.killed = processes }
-
 // A Preparer makes messages ready. It is not safe for concurrent use; several may work side by side.
 type Preparer struct {
 	machine    *deja.Machine
@@ -47,7 +44,26 @@ func (p *Preparer) Prepare(recs []driver.Record) []Message {
 	return ms
 }
 
+// Killed makes a message ready of a record that so many processes died of, to be parked, and an act to be refused. Its
+// payload is not decoded: that may be what they died of.
+func (p *Preparer) Killed(rec *driver.Record, processes int64) Message {
+	m := p.open(rec)
+	if m.killed = processes; m.dead == nil && m.Env.Kind == deja.KindAct {
+		return p.decoded(m)
+	}
+	return m
+}
+
 func (p *Preparer) one(rec *driver.Record) Message {
+	m := p.open(rec)
+	if m.dead != nil {
+		return m
+	}
+	return p.decoded(m)
+}
+
+// open reads all of a message but its payload.
+func (p *Preparer) open(rec *driver.Record) Message {
 	at := deja.Position{Topic: wire.Inbox(p.machine.Name()), Partition: rec.Partition, Offset: rec.Offset}
 	env, err := p.dec.Message(rec.Value)
 	if err == nil {
@@ -66,12 +82,17 @@ func (p *Preparer) one(rec *driver.Record) Message {
 	m := Message{Env: env, Key: wire.LedgerKey(p.machine.Name(), env)}
 	if m.Hash, err = wire.ContentHash(env); err != nil {
 		m.dead = &deja.Rejection{Code: deja.CodeMalformed, Detail: err.Error()}
-		return m
 	}
-	if env.Kind == deja.KindAct {
-		m.payload, err = act(env)
+	return m
+}
+
+// decoded decodes a message's payload.
+func (p *Preparer) decoded(m Message) Message {
+	var err error
+	if m.Env.Kind == deja.KindAct {
+		m.payload, err = act(m.Env)
 	} else {
-		m.payload, err = p.machine.Decode(env)
+		m.payload, err = p.machine.Decode(m.Env)
 	}
 	var dead *deja.Rejection
 	if errors.As(err, &dead) {
