@@ -325,7 +325,7 @@ var list = []Mutant{
 		Rule:    "A worker that has nothing to write notices too that its lease is another's: it would keep all others waiting.",
 		Package: "./engine",
 		Run:     "^TestANewerFoldVersionSupersedesAnOlderProcess$",
-		Edits:   []Edit{{"engine/partition.go", `newest.Epoch > p.epoch {`, `newest.Epoch < 0 {`}},
+		Edits:   []Edit{{"engine/partition.go", `	if p.lease.epoch == was.epoch && p.lease.nonce == was.nonce {`, `	if p.lease.epoch == was.epoch && p.lease.nonce != was.nonce {`}},
 	},
 	{
 		Name:    "deaths-not-counted",
