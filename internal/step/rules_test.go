@@ -157,6 +157,7 @@ func statuses(done []step.Settlement) string {
 func TestWhatWasReadMustNotBeAheadOfTheWorker(t *testing.T) {
 	svc := till.Service(till.Variant{})
 	b := newBench(t, svc)
+	memory.Forgetful()(b.store) // one that tells would refuse it by itself
 	b.send(till.Put{Amount: 1})
 	b.must()
 	b.start(svc, nil)
