@@ -29,12 +29,12 @@ func (db *DB) sealSoon(n int64) {
 		defer db.ledger.sealing.Unlock()
 		err := db.seal(ctx, n)
 		if err == nil {
-			db.ledger.failed = 0
+			db.ledger.failed.Store(0)
 			return
 		}
 		if ctx.Err() == nil {
 			db.config.logger.WarnContext(ctx, "the ledger's segment was not sealed; it will be tried again", "segment", n, "error", err)
-			db.ledger.failed++
+			db.ledger.failed.Add(1)
 			_ = sleep(ctx, time.Second) // each try holds the others up
 		}
 	})
@@ -44,7 +44,7 @@ func (db *DB) sealSoon(n int64) {
 // begin meanwhile, for a quarter of a second at most; after tries that failed longer, up to two seconds.
 func (db *DB) seal(ctx context.Context, n int64) error {
 	err := db.transact(ctx, func(tx pgx.Tx) error {
-		lock := fmt.Sprintf("SET LOCAL lock_timeout = %d; LOCK TABLE deja_segments IN EXCLUSIVE MODE", 250<<min(db.ledger.failed, 3))
+		lock := fmt.Sprintf("SET LOCAL lock_timeout = %d; LOCK TABLE deja_segments IN EXCLUSIVE MODE", 250<<min(db.ledger.failed.Load(), 3))
 		if _, err := tx.Exec(ctx, lock); err != nil {
 			return err
 		}

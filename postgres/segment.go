@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 
@@ -60,7 +61,7 @@ type ledger struct {
 	waiting *filter.Filter              // the keys that a look-up found parked in a sealed segment; nil at first
 
 	sealing sync.Mutex    // held by the only one of the process that seals
-	failed  int           // how often that failed in turn; guarded by sealing, but for tests
+	failed  atomic.Int32  // how often that failed in turn
 	wanted  chan struct{} // has room for the only one that reads and makes filters
 }
 
