@@ -169,6 +169,15 @@ func TestUnlogged(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
 	go func() { ran <- eng.Run(ctx) }()
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) { // else it would begin with a marker
+		h, err := eng.Health(ctx)
+		if err == nil && h.Partitions[0].State == "idle" {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(h, err)
+		}
+	}
 	for _, key := range []string{"a", "b", "c"} {
 		if _, err := eng.Client().Send(ctx, deja.Request{Key: key, Command: till.Put{Amount: 1}}); err != nil {
 			t.Fatal(err)

@@ -31,7 +31,7 @@ The service runs in this process while it imports; with --send-only other proces
 		Example: `  bank import --db bank.db
   bank import transactions.csv --redeliver 0.05 --json
   bank import --log kafka://localhost:9092 --store postgres://localhost/bank --send-only`,
-		Args:    cobra.MaximumNArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !(cfg.Redeliver >= 0 && cfg.Redeliver <= 1) {
 				return cli.Usagef("--redeliver %v: want a part, from 0 to 1", cfg.Redeliver)
