@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	batchSize    = 2000 // messages a transaction
+	batchSize    = 1500 // messages a transaction
 	firstPause   = 10 * time.Millisecond
 	longestPause = 5 * time.Second
 	maxAhead     = 10 * time.Minute // how far an append time may be ahead of our clock
