@@ -50,31 +50,18 @@ func Begin(ctx context.Context, log driver.Log, service string, partition int32)
 // written, the hash tells which is meant. The error wraps [ErrForked] if there are only others, and [ErrGap] if there are
 // none.
 func FindChain(ctx context.Context, log driver.Log, service string, partition int32, n int64, chain [32]byte) (Entry, error) {
-	at := deja.Position{Topic: wire.Journal(service), Partition: partition}
-	first, end, err := log.Bounds(ctx, at.Topic, partition)
-	if err != nil {
-		return Entry{}, err
-	}
-	dec := wire.NewDecoder(service)
+	var found Entry
 	missing := ErrGap
-	for at.Offset = max(n-1, first); at.Offset < end; { // each offset holds at most one decision
-		recs, err := log.Fetch(ctx, at, 16)
-		if err != nil {
-			return Entry{}, fmt.Errorf("read %s: %w", at, err)
+	err := eachOf(ctx, log, service, partition, n, func(e Entry) bool {
+		if e.Chain == chain {
+			found = e
+			return false
 		}
-		for _, rec := range recs {
-			r, err := dec.Record(partition, rec.Value)
-			if err != nil {
-				return Entry{}, fmt.Errorf("journal record at %s: %w: %w", at, ErrUnreadable, err)
-			}
-			if !r.Marker() && r.N == n {
-				if wire.Hash(rec.Value) == chain {
-					return Entry{Record: r, Raw: rec.Value, Chain: chain, Offset: rec.Offset}, nil
-				}
-				missing = ErrForked
-			}
-			at.Offset = rec.Offset + 1
-		}
+		missing = ErrForked
+		return true
+	})
+	if err == nil && found.Record == nil {
+		err = fmt.Errorf("decision %d as it is known is not in %s of partition %d: %w", n, wire.Journal(service), partition, missing)
 	}
-	return Entry{}, fmt.Errorf("decision %d as it is known is not in %s of partition %d: %w", n, at.Topic, partition, missing)
+	return found, err
 }

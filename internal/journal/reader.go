@@ -238,35 +238,43 @@ func (r *Reader) errorf(rec driver.Record, format string, args ...any) error {
 // decision. Of two records of one number the later life's counts; latest is the number of the newest life known, and
 // 0 where a log cannot have two (log and store are one database).
 func Find(ctx context.Context, log driver.Log, service string, partition int32, n, latest int64) (Entry, error) {
-	from := deja.Position{Topic: wire.Journal(service), Partition: partition, Offset: n - 1}
-	first, end, err := log.Bounds(ctx, from.Topic, partition)
-	if err != nil {
-		return Entry{}, err
-	}
-	from.Offset = max(from.Offset, first)
 	var found Entry
+	err := eachOf(ctx, log, service, partition, n, func(e Entry) bool {
+		if found.Record == nil || e.Incarnation.Number > found.Incarnation.Number {
+			found = e
+		}
+		return found.Incarnation.Number < latest
+	})
+	if err == nil && found.Record == nil {
+		err = fmt.Errorf("decision %d is not in %s: %w", n, wire.Journal(service), ErrGap)
+	}
+	return found, err
+}
+
+// eachOf calls fn with the records of a decision's number, in order, until it returns false: several lives may have written
+// one. It begins at offset n-1, as each holds at most one decision.
+func eachOf(ctx context.Context, log driver.Log, service string, partition int32, n int64, fn func(Entry) bool) error {
+	at := deja.Position{Topic: wire.Journal(service), Partition: partition}
+	first, end, err := log.Bounds(ctx, at.Topic, partition)
+	if err != nil {
+		return err
+	}
 	dec := wire.NewDecoder(service)
-	for from.Offset < end {
-		recs, err := log.Fetch(ctx, from, 16)
+	for at.Offset = max(n-1, first); at.Offset < end; {
+		recs, err := log.Fetch(ctx, at, 16)
 		if err != nil {
-			return Entry{}, fmt.Errorf("read %s: %w", from, err)
+			return fmt.Errorf("read %s: %w", at, err)
 		}
 		for _, rec := range recs {
-			w, err := dec.Record(partition, rec.Value)
+			r, err := dec.Record(partition, rec.Value)
 			if err != nil {
-				return Entry{}, fmt.Errorf("journal record at %s: %w: %w", from, ErrUnreadable, err)
+				return fmt.Errorf("journal record at %s: %w: %w", at, ErrUnreadable, err)
 			}
-			if !w.Marker() && w.N == n && (found.Record == nil || w.Incarnation.Number > found.Incarnation.Number) {
-				found = Entry{Record: w, Raw: rec.Value, Chain: wire.Hash(rec.Value), Offset: rec.Offset}
+			if !r.Marker() && r.N == n && !fn(Entry{Record: r, Raw: rec.Value, Chain: wire.Hash(rec.Value), Offset: rec.Offset}) {
+				return nil
 			}
-			if found.Record != nil && found.Incarnation.Number >= latest {
-				return found, nil
-			}
-			from.Offset = rec.Offset + 1
+			at.Offset = rec.Offset + 1
 		}
 	}
-	if found.Record == nil {
-		return Entry{}, fmt.Errorf("decision %d is not in %s: %w", n, from.Topic, ErrGap)
-	}
-	return found, nil
+	return nil
 }

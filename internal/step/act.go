@@ -78,7 +78,11 @@ func (w *Worker) drain(ctx context.Context, m *Message, begun bool) (*Batch, boo
 	if n := len(waiting); n > 0 && waiting[n-1].N > b.committed {
 		return nil, false, errAhead(waiting[n-1].N, b.committed)
 	}
-	if err := b.settledElsewhere(ctx, waiting); err != nil {
+	keys := make([]deja.ID, len(waiting))
+	for i := range waiting {
+		keys[i] = waiting[i].Key
+	}
+	if err := b.settledElsewhere(ctx, keys); err != nil {
 		return nil, false, err
 	}
 	for i, pm := range ms {
@@ -96,24 +100,6 @@ func (w *Worker) drain(ctx context.Context, m *Message, begun bool) (*Batch, boo
 		b.close(m, nil)
 	}
 	return b, !more, nil
-}
-
-// settledElsewhere notes which of the parked messages' keys another partition has settled; see elsewhere.
-func (b *Batch) settledElsewhere(ctx context.Context, ps []driver.Parked) error {
-	keys := make([]deja.ID, len(ps))
-	for i := range ps {
-		keys[i] = ps[i].Key
-	}
-	found, _, err := b.w.cfg.Store.Lookup(ctx, keys)
-	if err != nil {
-		return fmt.Errorf("look up the ledger: %w", err)
-	}
-	for _, e := range found {
-		if e.Partition != b.w.cfg.Partition {
-			b.known[e.Key] = e
-		}
-	}
-	return nil
 }
 
 // again settles a parked message anew. It returns why it failed again, if it did; then it stays where it is.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -32,8 +31,14 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 	if err := b.recount(ctx, entries); err != nil {
 		return err
 	}
-	if err := b.elsewhere(ctx, entries); err != nil {
-		return err
+	if w.contested { // which is rare, so the ledger is asked only once a take-over has failed
+		keys := make([]deja.ID, len(entries))
+		for i := range entries {
+			keys[i] = wire.LedgerKey(w.cfg.Machine.Name(), &entries[i].Cause)
+		}
+		if err := b.settledElsewhere(ctx, keys); err != nil {
+			return err
+		}
 	}
 	for _, e := range entries {
 		if err := b.redo(e); err != nil {
@@ -96,25 +101,19 @@ func (b *Batch) redo(e journal.Entry) error {
 	return nil
 }
 
-// elsewhere looks up which of the entries' keys another partition has settled. That happens where an ID was used in two
-// partitions, and the second of them decided while the store, gone back, did not know the first: both decisions are
-// history, and the ledger keeps the one that it has. As it is rare, the ledger is asked only once a take-over has failed.
-func (b *Batch) elsewhere(ctx context.Context, entries []journal.Entry) error {
-	if !b.w.contested {
-		return nil
-	}
-	keys := make([]deja.ID, len(entries))
-	for i := range entries {
-		keys[i] = wire.LedgerKey(b.w.cfg.Machine.Name(), &entries[i].Cause)
-	}
-	slices.SortFunc(keys, func(x, y deja.ID) int { return slices.Compare(x[:], y[:]) })
-	found, asked, err := b.w.cfg.Store.Lookup(ctx, slices.Compact(keys))
+// settledElsewhere notes which of the keys another partition has settled. That happens where an ID was used in two
+// partitions, and the second of them decided while the store, gone back unnoticed, did not know the first: both decisions
+// are history, and the ledger keeps the one that it has. The mark of this look-up is none for the batch, which may hold
+// keys that were looked up before, or not at all.
+func (b *Batch) settledElsewhere(ctx context.Context, keys []deja.ID) error {
+	found, _, err := b.w.cfg.Store.Lookup(ctx, keys)
 	if err != nil {
 		return fmt.Errorf("look up the ledger: %w", err)
 	}
-	b.out.Asked = asked
 	for _, e := range found {
-		b.known[e.Key] = e
+		if e.Partition != b.w.cfg.Partition {
+			b.known[e.Key] = e
+		}
 	}
 	return nil
 }
