@@ -321,7 +321,6 @@ func (r *run) storeBack(ctx context.Context, rng *rand.Rand) {
 }
 
 func (r *run) dump(ctx context.Context, file string) bool {
-	r.load.dumping()
 	err := r.s.dump(ctx, r.direct.schema, file)
 	if err != nil && ctx.Err() == nil {
 		r.say("no dump: %v", err)

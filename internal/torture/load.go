@@ -16,7 +16,6 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/examples/bank/account"
-	"github.com/dejalog/deja/internal/place"
 )
 
 const (
@@ -54,7 +53,6 @@ type told struct {
 type load struct {
 	client deja.Client
 	rate   float64 // messages a second, of Send
-	strict bool
 	file   *bufio.Writer
 	close  func() error
 
@@ -68,8 +66,7 @@ type load struct {
 	sent  []message // all, in the order in which they were made
 	acked []message // that the log has
 	tolds []told
-	known time.Time // what was told before it will be in the store, wherever that goes back to; zero: all that was told
-	wrong []string  // answers that can be no answers
+	wrong []string // answers that can be no answers
 }
 
 func newLoad(client deja.Client, opt options, rng *rand.Rand, path string) (*load, error) {
@@ -79,7 +76,7 @@ func newLoad(client deja.Client, opt options, rng *rand.Rand, path string) (*loa
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
 	return &load{
-		client: client, rate: opt.rate, strict: opt.strict, rng: rng, file: w,
+		client: client, rate: opt.rate, rng: rng, file: w,
 		close: func() error { return errors.Join(w.Flush(), f.Close()) },
 	}, nil
 }
@@ -108,36 +105,15 @@ func (l *load) next() message {
 	return m
 }
 
-// elsewhere uses an old message's ID for another account, or returns m.
-//
-// Where the two accounts are of different partitions, the store has to know the first message when the second is decided.
-// If it has just gone back to before the first, and that partition has not read its journal yet, both are applied. Such
-// pairs are made in a strict run only; else the first is one that was told long before any state that the store goes back
-// to.
+// elsewhere uses an old message's ID for another account, often one of another partition, or returns m. The store has to
+// know the first message when the second is decided, also where it has just gone back to before the first.
 func (l *load) elsewhere(m, old message) message {
 	other := (old.Account + 1 + l.rng.IntN(accounts-1)) % accounts
-	if !l.strict && place.Partition(accountKey(other), partitions) != place.Partition(accountKey(old.Account), partitions) {
-		if len(l.tolds) == 0 {
-			return m
-		}
-		t := l.tolds[l.rng.IntN(len(l.tolds))]
-		if !l.known.IsZero() && !t.At.Before(l.known) {
-			return m
-		}
-		old = t.Message
-	}
 	if old.Account == other {
 		return m
 	}
 	old.Account = other
 	return old
-}
-
-// dumping notes that a state is being kept to which the store may go back.
-func (l *load) dumping() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.known = time.Now().Add(-30 * time.Second)
 }
 
 // make returns a new message.

@@ -61,7 +61,6 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	only := flags.String("only", "", "do faults of these `kinds` alone: "+strings.Join(kindNames(), ","))
 	flags.StringVar(&opt.dir, "dir", "", "the run's `folder`; by default one in the user's cache")
 	flags.BoolVar(&opt.keep, "keep", false, "keep the folder also when nothing was wrong")
-	flags.BoolVar(&opt.strict, "strict", false, "use an ID for accounts of two partitions also when the store has just gone back")
 	asJSON := flags.Bool("json", false, "print the summary as JSON")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -37,7 +37,6 @@ type options struct {
 	only   []string // kinds of faults; none: all
 	dir    string
 	keep   bool
-	strict bool
 }
 
 const (
