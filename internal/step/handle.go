@@ -22,6 +22,8 @@ type Settlement struct {
 	Duplicate bool         // suppressed; Entry is the first delivery's
 	Entry     driver.Entry // of the ledger; of a conflict, its own decision
 	Record    *wire.Record // the decision that was just made; nil for a duplicate
+
+	Changes []canon.Change // what the decision changed in the state, if [Config.Settled] asks for it
 }
 
 // Handle settles messages, which must be the partition's next ones in order, a transaction at a time. What it
@@ -119,7 +121,8 @@ type Batch struct {
 	repeats  map[repeatKey]int // index into out.Repeats
 	events   []deja.Envelope   // for the projections
 	settled  []Settlement
-	act      *Message // the operator's act that asks for this batch, if one does
+	act      *Message       // the operator's act that asks for this batch, if one does
+	changes  []canon.Change // by the decision in the making
 
 	committed int64 // the number of the last decision that was committed when this batch was begun
 }
@@ -322,7 +325,7 @@ func (b *Batch) decide(m Message, h *held, covers int64) error {
 
 // project notes events for the projections, if there are any.
 func (b *Batch) project(events []deja.Envelope) {
-	if b.w.cfg.Machine.Projects() {
+	if b.w.cfg.Machine.Projects() && !b.w.cfg.NoProjections {
 		b.events = append(b.events, events...)
 	}
 }
@@ -345,6 +348,7 @@ func (b *Batch) fold(r *wire.Record, h *held) (held, error) {
 	}
 	if changes := canon.Diff(h.fields, next.fields); err == nil && len(changes) > 0 {
 		r.Writes = canon.HashChanges(changes)
+		b.changes = changes
 	}
 	return next, err
 }
@@ -380,7 +384,7 @@ func (b *Batch) withdraw(r *wire.Record, h *held, instead deja.Decided) ([]byte,
 	}
 	restored.changed = h.changed
 	*h = *restored
-	r.Decided, r.Version, r.Writes = instead, h.row.Version, [32]byte{}
+	r.Decided, r.Version, r.Writes, b.changes = instead, h.row.Version, [32]byte{}, nil
 	return b.encoded(r), nil
 }
 
@@ -431,9 +435,10 @@ func (b *Batch) newRecord(m Message, covers int64) *wire.Record {
 		r.Prev = wire.Genesis(b.w.cfg.Machine.Name(), b.w.cfg.Partition)
 	}
 	r.Cause.Payload = nil
-	at := m.Env.Time
+	b.changes = nil
+	at := later(m.Env.Time, m.NotBefore)
 	if b.act != nil {
-		at, r.Act = b.act.Env.Time, b.act.Env.ID
+		at, r.Act = later(b.act.Env.Time, b.act.NotBefore), b.act.Env.ID
 	}
 	r.Time = later(b.to.Time, at)
 	return r
@@ -459,13 +464,20 @@ func (b *Batch) record(m Message, r *wire.Record, raw []byte) {
 		b.out.Ledger = append(b.out.Ledger, e)
 		b.known[m.Key] = e
 	}
-	b.settled = append(b.settled, Settlement{Offset: e.Offset, Entry: e, Record: r})
+	done := Settlement{Offset: e.Offset, Entry: e, Record: r}
+	if b.w.cfg.Settled != nil {
+		done.Changes = b.changes
+	}
+	b.settled = append(b.settled, done)
 }
 
 // commit writes a batch in one transaction. Whatever fails, nothing of it may be believed afterwards.
 func (w *Worker) commit(ctx context.Context, b *Batch) error {
 	if err := w.transact(ctx, b); err != nil {
 		return err
+	}
+	if w.cfg.Settled != nil {
+		w.cfg.Settled(b.settled)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

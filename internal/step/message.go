@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 	"unicode/utf8"
 
 	"github.com/dejalog/deja"
@@ -17,6 +18,10 @@ type Message struct {
 	Env  *deja.Envelope
 	Key  deja.ID  // in the ledger
 	Hash [32]byte // of the content
+
+	// NotBefore is the time before which it is not decided, where that does not follow from what the worker has decided
+	// before it; or zero.
+	NotBefore time.Time
 
 	payload any             // decoded; a deja.Act of an act
 	dead    *deja.Rejection // why it can never be handled
@@ -47,23 +52,16 @@ func (p *Preparer) Prepare(recs []driver.Record) []Message {
 // Killed makes a message ready of a record that so many processes died of, to be parked, and an act to be refused. Its
 // payload is not decoded: that may be what they died of.
 func (p *Preparer) Killed(rec *driver.Record, processes int64) Message {
-	m := p.open(rec)
-	if m.killed = processes; m.dead == nil && m.Env.Kind == deja.KindAct {
-		return p.decoded(m)
-	}
-	return m
+	m := p.Open(rec)
+	m.killed = processes
+	return p.Decode(m)
 }
 
-func (p *Preparer) one(rec *driver.Record) Message {
-	m := p.open(rec)
-	if m.dead != nil {
-		return m
-	}
-	return p.decoded(m)
-}
+func (p *Preparer) one(rec *driver.Record) Message { return p.Decode(p.Open(rec)) }
 
-// open reads all of a message but its payload.
-func (p *Preparer) open(rec *driver.Record) Message {
+// Open reads all of a message but its payload, which Decode does: each time that the message is handled again, as the
+// handler is given what was decoded.
+func (p *Preparer) Open(rec *driver.Record) Message {
 	at := deja.Position{Topic: wire.Inbox(p.machine.Name()), Partition: rec.Partition, Offset: rec.Offset}
 	env, err := p.dec.Message(rec.Value)
 	if err == nil {
@@ -86,8 +84,11 @@ func (p *Preparer) open(rec *driver.Record) Message {
 	return m
 }
 
-// decoded decodes a message's payload.
-func (p *Preparer) decoded(m Message) Message {
+// Decode makes a message ready that was opened.
+func (p *Preparer) Decode(m Message) Message {
+	if m.dead != nil || m.killed > 0 && m.Env.Kind != deja.KindAct {
+		return m
+	}
 	var err error
 	if m.Env.Kind == deja.KindAct {
 		m.payload, err = act(m.Env)

@@ -40,6 +40,12 @@ type Config struct {
 	// Adopted is called after each transaction of a take-over that adopted decisions, with the number it reached; or
 	// nil.
 	Adopted func(n int64)
+
+	// NoProjections leaves the projections' tables alone: what is decided is looked at, and goes nowhere.
+	NoProjections bool
+
+	// Settled is called after each commit with what it settled, also with what an operator's act had decided again; or nil.
+	Settled func([]Settlement)
 }
 
 // What a worker keeps of the states that it has loaded; above either bound those that are not on their way to the store
