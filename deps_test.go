@@ -61,6 +61,7 @@ var mayImport = map[string][]string{
 	"driver":      {""},
 	"engine":      {"", "driver", "internal/journal", "internal/place", "internal/request", "internal/step", "internal/wire"},
 	"replay":      {"", "driver", "internal/canon", "internal/journal", "internal/step", "internal/wire"},
+	"history":     {"", "driver", "replay", "internal/canon", "internal/journal", "internal/place", "internal/relive", "internal/step", "internal/wire"},
 	"cli":         {"", "archive", "driver", "engine", "kafka", "postgres", "replay", "sqlite", "internal/journal", "internal/step", "internal/wire"},
 	"archive":     {"", "driver", "internal/journal", "internal/wire"},
 	"sqlite":      {"", "driver", "internal/filter"}, // backends know the interfaces alone, and never each other
@@ -80,6 +81,7 @@ var mayImport = map[string][]string{
 	"internal/request": {"", "internal/step", "internal/wire"},
 	"internal/step":    {"", "driver", "internal/canon", "internal/journal", "internal/place", "internal/wire"},
 	"internal/memory":  {"", "driver"},
+	"internal/relive":  {"", "driver", "internal/canon", "internal/memory", "internal/step", "internal/wire"},
 	"internal/fault":   {"", "driver"},
 	"internal/filter":  {},
 	"internal/till":    {""},
