@@ -24,7 +24,8 @@ type Env struct {
 	machine     *deja.Machine
 	getenv      func(string) string
 	given       where // by flags
-	terminal    bool  // people read the standard error
+	index       indexPlace
+	terminal    bool // people read the standard error
 	json        bool
 	colour      bool
 	interactive bool // people read what it prints, and press keys
