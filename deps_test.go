@@ -75,6 +75,7 @@ var mayImport = map[string][]string{
 	},
 
 	"internal/canon":   {},
+	"internal/emit":    {},
 	"internal/place":   {},
 	"internal/wire":    {"", "driver", "internal/canon"},
 	"internal/journal": {"", "driver", "internal/wire"},
