@@ -61,8 +61,8 @@ var mayImport = map[string][]string{
 	"driver":      {""},
 	"engine":      {"", "driver", "internal/journal", "internal/place", "internal/request", "internal/step", "internal/wire"},
 	"replay":      {"", "driver", "internal/canon", "internal/journal", "internal/step", "internal/wire"},
-	"history":     {"", "driver", "replay", "internal/canon", "internal/journal", "internal/place", "internal/relive", "internal/step", "internal/wire"},
-	"cli":         {"", "archive", "driver", "engine", "history", "kafka", "postgres", "replay", "sqlite", "internal/journal", "internal/step", "internal/wire"},
+	"history":     {"", "driver", "replay", "internal/canon", "internal/journal", "internal/place", "internal/relive", "internal/step", "internal/talk", "internal/wire"},
+	"cli":         {"", "archive", "driver", "engine", "history", "kafka", "postgres", "replay", "sqlite", "internal/journal", "internal/step", "internal/talk", "internal/wire"},
 	"archive":     {"", "driver", "internal/journal", "internal/wire"},
 	"sqlite":      {"", "driver", "internal/filter"}, // backends know the interfaces alone, and never each other
 	"postgres":    {"", "driver", "internal/filter"},
@@ -83,6 +83,7 @@ var mayImport = map[string][]string{
 	"internal/step":    {"", "driver", "internal/canon", "internal/journal", "internal/place", "internal/wire"},
 	"internal/memory":  {"", "driver"},
 	"internal/relive":  {"", "driver", "internal/canon", "internal/memory", "internal/step", "internal/wire"},
+	"internal/talk":    {"", "driver", "internal/canon", "internal/relive", "internal/wire"},
 	"internal/fault":   {"", "driver"},
 	"internal/filter":  {},
 	"internal/till":    {""},

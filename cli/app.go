@@ -38,7 +38,7 @@ func (a App) Main(ctx context.Context, args []string, stdin io.Reader, stdout, s
 	}
 	out := bufio.NewWriter(stdout)
 	e := &Env{
-		app: a, name: filepath.Base(called), called: called, Stdin: stdin, Stdout: out, Stderr: stderr, getenv: getenv,
+		app: a, name: filepath.Base(called), called: called, Stdin: stdin, Stdout: out, bare: stdout, Stderr: stderr, getenv: getenv,
 		colour: colours(stdout, getenv), terminal: isTerminal(stderr),
 		interactive: isTerminal(stdin) && isTerminal(stdout) && isTerminal(stderr),
 	}
@@ -95,6 +95,7 @@ func (e *Env) root() *cobra.Command {
 	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand(), e.archiveCommand())
 	e.addGroup(root, "run", "Run it:", e.runCommand(), e.topicsCommand(), e.lagCommand(), e.leasesCommand(), e.unloggedCommand())
 	e.addGroup(root, "keep", "Keep it:", e.parkedCommand(), e.rebuildCommand(), e.adoptCommand(), e.versionCommand())
+	root.AddCommand(e.workerCommand())
 	return root
 }
 

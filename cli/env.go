@@ -19,6 +19,7 @@ type Env struct {
 	Stderr io.Writer // for all else
 
 	app         App
+	bare        io.Writer // what Stdout writes to in the end
 	name        string // of the program
 	called      string // the program, as it was called
 	machine     *deja.Machine
