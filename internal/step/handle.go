@@ -353,8 +353,11 @@ func (b *Batch) fold(r *wire.Record, h *held) (held, error) {
 	return next, err
 }
 
-// encode brings the row of a state up to the state.
+// encode brings the row of a state up to the state. At version 0 it has none: the stream's messages are parked.
 func (h *held) encode() error {
+	if h.state.Version == 0 {
+		return nil
+	}
 	data, err := h.state.Encode()
 	if err != nil {
 		return fmt.Errorf("encode state of %s: %w", h.row.Stream, err)
