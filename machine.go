@@ -142,6 +142,14 @@ func (m *Machine) Flatten(dst []canon.Field, aggregate string, state []byte) ([]
 	return t.shape.Flatten(dst, state)
 }
 
+// Shape returns the shape of an aggregate's state; nil if the service has no such aggregate.
+func (m *Machine) Shape(aggregate string) *canon.Shape {
+	if t, ok := m.tables[aggregate]; ok {
+		return t.shape
+	}
+	return nil
+}
+
 // Target returns the stream's aggregate for a command's wire name: the one in the name.
 func Target(commandType string) (aggregate string, err error) { return aggregateOf(commandType) }
 

@@ -38,6 +38,7 @@ type node struct {
 	fields []field        // of a structure
 	byName map[string]int // index in fields
 	elem   ref            // of a mapping, list or tuple
+	length int            // of a tuple
 	zero   string         // the token of the zero value of a scalar or opaque
 	faults []fault
 }

@@ -62,6 +62,7 @@ func (b *builder) fillKind(n *node, t reflect.Type) {
 		b.slice(n, t)
 	case reflect.Array:
 		b.elements(n, tuple, t.Elem(), nonZero)
+		n.length = t.Len()
 	default:
 		n.kind, n.zero = scalar, zeroScalar(t)
 		n.blame("", unfit(t))
