@@ -119,6 +119,12 @@ A LOCATOR names a moment of the history:
   account/576@17          the decision that brought a key to a version
   0190163d-8694…          a message, by its ID or a unique prefix
   1993-06-30              a time: the end of that day, in UTC
-  1993-06-30T12:00:00Z    a time; the one of decisions, unless --by business is given
+  1993-06-30T12:00:00Z    a time; the one of decisions, unless --by business is given, or business: is before it
+  account/576@1993-06-30  the key's last decision up to a time, a position or HEAD
+and behind any of them, as often as wanted:
+  ~3                      three messages before it: of the same key, or behind a position of the same partition
+  ~cause  ~root           the message that caused it; the first one of the chain of causes
+
+A RANGE is a..b, both included: inbox:0:12..HEAD, 1993-06-01..1993-06-30, ..account/576@17.
 
 Exit codes: 0 done · 1 done, and the answer is no · 2 wrong usage · 3 halted, locked or corrupt · 4 interrupted`

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -112,28 +110,13 @@ func inboxPosition(text string) (p deja.Position, ok bool) {
 	return deja.Position{Topic: f[0], Partition: int32(partition), Offset: offset}, err1 == nil && err2 == nil
 }
 
-// decision returns the last decision up to a locator: of an ID, the one that settled the message. Of several partitions
-// it is of one that the locator speaks of, and of several of those the last in time.
+// decision returns the decision of the message that a locator names.
 func (e *Env) decision(ctx context.Context, db *Database, at replay.Locator) (journal.Entry, error) {
-	if entry, ok, err := db.Source.Entry(ctx, at); ok {
-		if err != nil {
-			return journal.Entry{}, err
-		}
-		return db.Source.Decision(ctx, entry.Partition, entry.N)
-	}
-	cut, err := db.Source.Cut(ctx, at, replay.Decided)
+	f, _, err := db.Source.Message(ctx, at, replay.Decided)
 	if err != nil {
 		return journal.Entry{}, err
 	}
-	named := slices.DeleteFunc(slices.Clone(cut.Points), func(p replay.Point) bool { return !p.Named })
-	if len(named) == 0 {
-		named = cut.Points
-	}
-	last := slices.MaxFunc(named, func(a, b replay.Point) int { return a.Time.Compare(b.Time) })
-	if last.N == 0 {
-		return journal.Entry{}, fmt.Errorf("%w: nothing was decided up to %s; `%s` lists what was", replay.ErrNotFound, at, e.hint("log"))
-	}
-	return db.Source.Decision(ctx, last.Partition, last.N)
+	return db.Source.Decision(ctx, f.Partition, f.N)
 }
 
 // aboutMessage returns what a command does that answers about the message of its one argument.

@@ -18,6 +18,7 @@ import (
 type logQuery struct {
 	from, key string
 	to        moment
+	span      replay.Range
 	statuses  []string
 	limit     int64
 }
@@ -112,89 +113,42 @@ func (e *Env) matching(q *logQuery) (func(*journal.Entry) bool, error) {
 	return func(d *journal.Entry) bool {
 		return (q.key == "" || d.Cause.Stream == stream) &&
 			(len(q.statuses) == 0 || slices.Contains(q.statuses, d.Decided.Status.String()))
-	}, q.to.parse(e)
+	}, e.rangeOf(q)
 }
 
-// begin makes of a day the one before it, at whose end what is asked for begins; other locators stay.
-func begin(text string) string {
-	if day, err := time.Parse(time.DateOnly, text); err == nil {
-		return day.AddDate(0, 0, -1).Format(time.DateOnly)
+// rangeOf reads which range is asked for.
+func (e *Env) rangeOf(q *logQuery) error {
+	if err := q.to.parse(e); err != nil {
+		return err
 	}
-	return text
+	q.span.To = q.to.at
+	if q.from == "" {
+		return nil
+	}
+	from, err := e.locator("--from", q.from)
+	q.span.From = &from
+	return err
 }
 
 // span returns what is listed of each partition.
 func (e *Env) span(ctx context.Context, db *Database, q *logQuery) ([]extent, error) {
-	of := db.all()
-	from, err := e.locator("--from", begin(q.from))
+	sp, err := db.Source.Span(ctx, q.span, q.to.clock)
 	if err != nil {
 		return nil, err
 	}
-	if q.from != "" {
-		cut, err := db.Source.Cut(ctx, from, q.to.clock)
-		if err != nil {
-			return nil, err
-		}
-		if from.IsTime() {
-			e.notes(cut)
-		}
-		if err := db.beginAt(ctx, of, cut, from.IsTime()); err != nil {
-			return nil, err
-		}
-	}
-	if q.to.text != "" {
-		cut, err := db.Source.Cut(ctx, q.to.at, q.to.clock)
-		if err != nil {
-			return nil, err
-		}
-		for i, p := range cut.Points {
-			of[i].last = p.N
-		}
-		e.notes(cut)
+	e.tell(sp.Notes)
+	of := make([]extent, len(sp.After))
+	for p := range of {
+		of[p] = extent{sp.After[p] + 1, sp.Last[p]}
 	}
 	return of, nil
 }
 
-// beginAt lets the extents begin at a moment. after says that the decision right at it is not meant. Where the moment is of
-// some partitions only, the others begin with what was decided after the first of its decisions.
-func (db *Database) beginAt(ctx context.Context, of []extent, cut replay.Cut, after bool) error {
-	var first *replay.Point
-	for i := range cut.Points {
-		p := &cut.Points[i]
-		if !p.Named {
-			continue
-		}
-		if of[i].first = max(p.N, 1); after {
-			of[i].first = p.N + 1
-		}
-		if first == nil || p.Time.Before(first.Time) {
-			first = p
-		}
-	}
-	for i, p := range cut.Points {
-		if p.Named {
-			continue
-		}
-		if first == nil { // HEAD
-			of[i].first = max(p.N, 1)
-			continue
-		}
-		for d, err := range db.Source.Decisions(ctx, int32(i), 1) {
-			if err != nil {
-				return err
-			}
-			if of[i].first = d.N; d.Time.After(first.Time) || d.Time.Equal(first.Time) && p.Partition > first.Partition {
-				break
-			}
-			of[i].first = d.N + 1
-		}
-	}
-	return nil
-}
-
 // notes tells what the reader of an answer has to know about its moment.
-func (e *Env) notes(cut replay.Cut) {
-	for _, n := range cut.Notes {
+func (e *Env) notes(cut replay.Cut) { e.tell(cut.Notes) }
+
+func (e *Env) tell(notes []string) {
+	for _, n := range notes {
 		e.Notef("note: %s", n)
 	}
 }

@@ -144,14 +144,10 @@ func (e *Env) act(ctx context.Context, id, reason string, act func(*engine.Engin
 		return err
 	}
 	defer db.CloseInto(&err)
-	entry, ok, err := db.Source.Entry(ctx, at)
-	if err != nil {
-		return err
-	}
-	if !ok {
+	if !at.IsMessage() {
 		return Usagef("%s: want the ID of a parked message, or a prefix of it; `%s` lists them", id, e.hint("parked"))
 	}
-	d, err := db.Source.Decision(ctx, entry.Partition, entry.N)
+	d, err := e.decision(ctx, db, at)
 	if err != nil {
 		return err
 	}

@@ -54,6 +54,7 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 	if h.steps, err = foldAll(ctx, src); err != nil {
 		return nil, fmt.Errorf("index the history of %s: %w", h.machine.Name(), err)
 	}
+	h.source = src.With(&finder{h})
 	return h, nil
 }
 

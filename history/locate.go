@@ -2,7 +2,6 @@ package history
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/dejalog/deja"
@@ -38,28 +37,32 @@ func (h *History) Resolve(ctx context.Context, at replay.Locator, by replay.Cloc
 	return lim, cut, nil
 }
 
+// Range returns what is in a range. The notes are for the reader of an answer.
+func (h *History) Range(ctx context.Context, r replay.Range, by replay.Clock) (Limits, []string, error) {
+	lim := h.All()
+	sp, err := h.source.Span(ctx, r, by)
+	if err != nil {
+		return lim, nil, err
+	}
+	for p := range lim.Last {
+		lim.After[p], lim.Last[p] = sp.After[p], min(lim.Last[p], sp.Last[p])
+	}
+	return lim, sp.Notes, nil
+}
+
 // Step returns the message that a locator names: of an ID, as it was settled at last; else the one that was decided last up to
 // there. Of several partitions it is of one that the locator speaks of, and of several of those the last in time.
 func (h *History) Step(ctx context.Context, at replay.Locator) (*Step, error) {
-	if e, ok, err := h.source.Entry(ctx, at); ok || err != nil {
-		if err != nil {
-			return nil, err
-		}
-		return h.steps.decision(ctx, place{e.Partition, e.N})
-	}
-	lim, cut, err := h.Resolve(ctx, at, replay.Decided)
+	return h.StepBy(ctx, at, replay.Decided)
+}
+
+// StepBy returns what Step does, of a time by a clock.
+func (h *History) StepBy(ctx context.Context, at replay.Locator, by replay.Clock) (*Step, error) {
+	f, _, err := h.source.Message(ctx, at, by)
 	if err != nil {
 		return nil, err
 	}
-	named := slices.DeleteFunc(slices.Clone(cut.Points), func(p replay.Point) bool { return !p.Named })
-	if len(named) == 0 {
-		named = cut.Points
-	}
-	last := slices.MaxFunc(named, func(a, b replay.Point) int { return a.Time.Compare(b.Time) })
-	if n := lim.Last[last.Partition]; n > 0 {
-		return h.steps.decision(ctx, place{last.Partition, n})
-	}
-	return nil, fmt.Errorf("%w: nothing was decided up to %s", replay.ErrNotFound, at)
+	return h.steps.decision(ctx, place{f.Partition, f.N})
 }
 
 // StateAt returns the state of a key at a moment, folded.

@@ -45,8 +45,22 @@ type Point struct {
 // of another may be in it without its cause.
 type Cut struct {
 	service string
+	at      Locator
+	found   []string // the notes that are of all partitions
 	Points  []Point
 	Notes   []string // what the reader of an answer has to know
+}
+
+// notesOf returns the notes for an answer about one partition.
+func (c Cut) notesOf(partition int32) []string {
+	if c.at.kind == atHead && len(c.at.moves) == 0 || c.Points[partition].Named {
+		return c.found
+	}
+	return append(slices.Clone(c.found), c.saysNothing(strconv.Itoa(int(partition))))
+}
+
+func (c Cut) saysNothing(partitions string) string {
+	return fmt.Sprintf("%s says nothing about partition %s: what it has is taken to the end", c.at, partitions)
 }
 
 // String returns the cut as positions, itself a locator. Of an empty cut it is "".
@@ -58,6 +72,15 @@ func (c Cut) String() string {
 		}
 	}
 	return strings.Join(parts, ",")
+}
+
+// Numbers returns the number of each partition's last decision.
+func (c Cut) Numbers() []int64 {
+	last := make([]int64, len(c.Points))
+	for i, p := range c.Points {
+		last[i] = p.N
+	}
+	return last
 }
 
 func (c Cut) position(p Point) deja.Position {
@@ -77,6 +100,9 @@ func (s *Source) cut(ctx context.Context, at Locator, by Clock, begin []*journal
 	lim, err := s.limits(ctx, at, by, false)
 	if err != nil {
 		return Cut{}, err
+	}
+	if s.index != nil && !lim.looksBack() {
+		return s.indexedCut(ctx, lim)
 	}
 	if lim.looksBack() {
 		begin = nil
@@ -140,53 +166,44 @@ func (p *Point) reach(e *journal.Entry) {
 
 // limit decides, decision by decision in order, what a locator takes.
 type limit struct {
-	at  Locator
-	by  Clock
-	per bool // business time cuts each stream for itself
+	at   Locator
+	kind locatorKind // of what at comes down to
 
 	positions map[int32]deja.Position // of atPosition, and of atMessage as journal numbers
 	numbers   map[int32]int64
-	reached   bool  // the version was seen
-	in        int32 // the partition in which it was; -1 before
-	last      int64 // the highest version seen of the locator's stream
-
-	ended  map[deja.Stream]bool // by business time; the zero Stream stands for all
-	late   int64                // decisions left out although their business time is early enough
-	rising time.Time            // the latest business time so far, of all that is asked for
-	falls  int64                // decisions whose business time is before an earlier one's
+	found     []string  // what finding the message tells
+	reached   bool      // the version was seen
+	in        int32     // the partition in which it was; -1 before
+	last      int64     // the highest version seen of the locator's stream
+	dates     *calendar // of a business time
 }
 
 // limits prepares a locator for this history.
 func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream bool) (*limit, error) {
-	l := &limit{at: at, by: by, per: perStream, in: -1, positions: map[int32]deja.Position{}, numbers: map[int32]int64{}, ended: map[deja.Stream]bool{}}
+	l := &limit{
+		at: at, kind: at.kind, in: -1,
+		positions: map[int32]deja.Position{}, numbers: map[int32]int64{},
+	}
+	if len(at.moves) > 0 || at.kind == atMessage || at.kind == atKey || at.kind == atVersion && s.index != nil {
+		f, notes, err := s.locate(ctx, at, by)
+		l.kind, l.found, l.numbers[f.Partition] = atMessage, notes, f.N
+		return l, err
+	}
 	switch at.kind {
-	case atHead, atTime:
+	case atTime:
+		if at.by(by) == Business {
+			l.dates = newCalendar(at.time, perStream)
+		}
 	case atPosition:
 		for _, p := range at.positions {
-			if name := s.machine.Name(); !slices.Contains([]string{"inbox", "journal", wire.Inbox(name), wire.Journal(name)}, p.Topic) {
-				return nil, fmt.Errorf("%w: %s has no topic %s; want %s or %s", ErrNotFound, name, p.Topic, wire.Inbox(name), wire.Journal(name))
-			}
 			if _, twice := l.positions[p.Partition]; twice {
 				return nil, fmt.Errorf("%w: %s names partition %d twice", ErrNotFound, at, p.Partition)
 			}
-			if p.Partition >= s.partitions {
-				return nil, fmt.Errorf("%w: partition %d; there are %d", ErrNotFound, p.Partition, s.partitions)
+			var err error
+			if l.positions[p.Partition], err = s.position(ctx, p); err != nil {
+				return nil, err
 			}
-			topic := wire.Inbox(s.machine.Name())
-			if strings.HasSuffix(p.Topic, "journal") {
-				topic = wire.Journal(s.machine.Name())
-			}
-			if _, end, err := s.log.Bounds(ctx, topic, p.Partition); err != nil || p.Offset >= end {
-				return nil, cmp.Or(err, fmt.Errorf("%w: %s ends at offset %d", ErrNotFound, topic, end-1))
-			}
-			l.positions[p.Partition] = p
 		}
-	case atMessage:
-		e, err := s.message(ctx, at)
-		if err != nil {
-			return nil, err
-		}
-		l.numbers[e.Partition] = e.N
 	case atVersion:
 		if _, err := s.machine.NewState(at.stream); err != nil {
 			return nil, err
@@ -195,44 +212,39 @@ func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream boo
 	return l, nil
 }
 
+// position returns a position with the whole name of its topic, if there is such a one.
+func (s *Source) position(ctx context.Context, p deja.Position) (deja.Position, error) {
+	name := s.machine.Name()
+	switch p.Topic {
+	case "inbox", wire.Inbox(name):
+		p.Topic = wire.Inbox(name)
+	case "journal", wire.Journal(name):
+		p.Topic = wire.Journal(name)
+	default:
+		return p, fmt.Errorf("%w: %s has no topic %s; want %s or %s", ErrNotFound, name, p.Topic, wire.Inbox(name), wire.Journal(name))
+	}
+	if p.Partition >= s.partitions {
+		return p, fmt.Errorf("%w: partition %d; there are %d", ErrNotFound, p.Partition, s.partitions)
+	}
+	if _, end, err := s.log.Bounds(ctx, p.Topic, p.Partition); err != nil || p.Offset >= end {
+		return p, cmp.Or(err, fmt.Errorf("%w: %s ends at offset %d", ErrNotFound, p.Topic, end-1))
+	}
+	return p, nil
+}
+
 // upTo takes what a cut takes.
 func upTo(c Cut) *limit {
-	l := &limit{at: Locator{kind: atMessage}, in: -1, numbers: map[int32]int64{}}
+	l := &limit{kind: atMessage, in: -1, numbers: map[int32]int64{}}
 	for _, p := range c.Points {
 		l.numbers[p.Partition] = p.N
 	}
 	return l
 }
 
-// message finds the one message that an ID or a prefix names.
-func (s *Source) message(ctx context.Context, at Locator) (driver.Entry, error) {
-	find := s.find
-	if s.store != nil {
-		find = s.store.Find
-	}
-	found, err := find(ctx, at.lo, at.hi, 6)
-	switch {
-	case err != nil:
-		return driver.Entry{}, err
-	case len(found) == 1:
-		return found[0], nil
-	case len(found) == 0:
-		return driver.Entry{}, fmt.Errorf("%w: no message's ID begins with %s", ErrNotFound, at)
-	}
-	var ids []string
-	for _, e := range found[:min(len(found), 5)] {
-		ids = append(ids, e.Key.String())
-	}
-	if len(found) > 5 {
-		ids = append(ids, "…")
-	}
-	return driver.Entry{}, fmt.Errorf("%w: the prefix %s is not unique; it begins\n  %s", ErrNotFound, at, strings.Join(ids, "\n  "))
-}
-
 // admit tells whether a decision is taken, and whether any later one of its partition may be, or counts for a note.
 func (l *limit) admit(e *journal.Entry) (take, more bool) {
 	partition := e.Cause.Position.Partition
-	switch l.at.kind {
+	switch l.kind {
 	case atHead:
 		return true, true
 	case atPosition:
@@ -240,19 +252,15 @@ func (l *limit) admit(e *journal.Entry) (take, more bool) {
 		if !ok {
 			return true, true
 		}
-		take = e.Through() <= p.Offset
-		if strings.HasSuffix(p.Topic, "journal") {
-			take = e.Offset <= p.Offset
-		}
-		return take, take
+		return !beyond(e, p), !beyond(e, p)
 	case atMessage:
 		n, ok := l.numbers[partition]
 		return !ok || e.N <= n, !ok || e.N < n
 	case atVersion:
 		return l.admitVersion(e)
 	case atTime:
-		if l.by == Business {
-			return l.admitBusiness(e), true
+		if l.dates != nil {
+			return l.dates.admit(found(e)), true
 		}
 		take = !e.Time.After(l.at.time)
 	}
@@ -270,32 +278,9 @@ func (l *limit) admitVersion(e *journal.Entry) (take, more bool) {
 	return true, !l.reached
 }
 
-// admitBusiness ends the whole history, or each stream for itself, before its first applied decision of a later
-// business time. Messages without one go with those around them.
-func (l *limit) admitBusiness(e *journal.Entry) bool {
-	var scope deja.Stream
-	if l.per {
-		scope = e.Cause.Stream
-	}
-	t, applied := e.Cause.BusinessTime, e.Decided.Status == deja.Applied
-	if applied && !t.IsZero() {
-		if t.Before(l.rising) {
-			l.falls++
-		} else {
-			l.rising = t
-		}
-		if t.After(l.at.time) {
-			l.ended[scope] = true
-		} else if l.ended[scope] {
-			l.late++
-		}
-	}
-	return !l.ended[scope]
-}
-
 // looksBack reports whether the moment depends on all decisions before it, so that none may be passed over.
 func (l *limit) looksBack() bool {
-	return l.at.kind == atVersion || l.at.kind == atTime && l.by == Business
+	return l.kind == atVersion || l.dates != nil
 }
 
 // name notes which partitions the locator says something about, and what the reader of an answer has to know. asked tells
@@ -306,43 +291,69 @@ func (l *limit) name(c *Cut, asked func(Point) bool) {
 		p := &c.Points[i]
 		_, position := l.positions[p.Partition]
 		_, number := l.numbers[p.Partition]
-		p.Named = l.at.kind == atTime || position || number || l.in == p.Partition
+		p.Named = l.kind == atTime || position || number || l.in == p.Partition
 		if !p.Named && asked(*p) {
 			rest = append(rest, strconv.Itoa(int(p.Partition)))
 		}
 	}
-	c.Notes = l.notes()
-	if l.at.kind != atHead && len(rest) > 0 {
-		c.Notes = append(c.Notes, fmt.Sprintf("%s says nothing about partition %s: what it has is taken to the end", l.at, strings.Join(rest, ", ")))
+	c.at, c.found = l.at, l.found
+	if l.dates != nil {
+		c.found = l.dates.notes(l.at)
 	}
-}
-
-func (l *limit) notes() []string {
-	if l.at.kind != atTime || l.by != Business || l.falls == 0 {
-		return nil
+	c.Notes = c.found
+	if l.kind != atHead && len(rest) > 0 {
+		c.Notes = append(slices.Clone(c.found), c.saysNothing(strings.Join(rest, ", ")))
 	}
-	what := "the history was"
-	if l.per {
-		what = "each stream was"
-	}
-	return []string{fmt.Sprintf("business time does not rise along the log (%s dated before an earlier one): %s cut before its first decision dated after %s, which leaves out %s dated up to it",
-		decisions(l.falls), what, l.at, decisions(l.late))}
-}
-
-func decisions(n int64) string {
-	if n == 1 {
-		return "1 decision"
-	}
-	return fmt.Sprintf("%d decisions", n)
 }
 
 // missing returns an error if the locator's stream never came to its version.
 func (l *limit) missing() error {
-	if l.at.kind != atVersion || l.reached {
+	if l.kind != atVersion || l.reached {
 		return nil
 	}
-	if l.last == 0 {
-		return fmt.Errorf("%w: nothing was recorded for %s", ErrNotFound, l.at.stream)
+	return noVersion(l.at.stream, l.last)
+}
+
+// beyond reports whether a decision is after a position in inbox or journal.
+func beyond(e *journal.Entry, p deja.Position) bool {
+	if strings.HasSuffix(p.Topic, "journal") {
+		return e.Offset > p.Offset
 	}
-	return fmt.Errorf("%w: %s has versions 1 to %d", ErrNotFound, l.at.stream, l.last)
+	return e.Through() > p.Offset
+}
+
+// indexedCut cuts where the index says.
+func (s *Source) indexedCut(ctx context.Context, lim *limit) (Cut, error) {
+	cut := s.emptyCut()
+	for p := range s.partitions {
+		n, err := s.indexed(ctx, lim, p)
+		if err != nil {
+			return cut, err
+		}
+		if n == 0 {
+			continue
+		}
+		e, err := s.index.Entry(ctx, p, n)
+		if err != nil {
+			return cut, err
+		}
+		cut.Points[p].reach(&e)
+	}
+	lim.name(&cut, func(p Point) bool { return p.N > 0 })
+	return cut, nil
+}
+
+// indexed returns the number of the last decision of a partition that a limit takes.
+func (s *Source) indexed(ctx context.Context, lim *limit, p int32) (int64, error) {
+	at, isPosition := lim.positions[p]
+	n, isNumber := lim.numbers[p]
+	switch {
+	case isNumber:
+		return n, nil
+	case isPosition:
+		return s.index.Handled(ctx, at)
+	case lim.kind == atTime:
+		return s.index.DecidedBy(ctx, p, lim.at.time)
+	}
+	return s.index.Last(ctx, p)
 }

@@ -49,7 +49,7 @@ const progressEvery = 5000
 
 // Fold folds the history into memory, which holds no more than the live states.
 func (s *Source) Fold(ctx context.Context, opt Options) (*Past, error) {
-	perStream := opt.Match != nil && opt.To.IsTime() && opt.By == Business
+	perStream := opt.Match != nil && opt.To.IsTime() && opt.To.by(opt.By) == Business
 	lim, err := s.limits(ctx, opt.To, opt.By, perStream)
 	if err != nil {
 		return nil, err
@@ -111,7 +111,7 @@ type folding struct {
 // take takes the next decision, and reports whether there may be more.
 func (f *folding) take(e *journal.Entry) (bool, error) {
 	matches := f.Match == nil || f.Match(e.Cause.Stream)
-	if f.lim.per && !matches {
+	if f.lim.dates != nil && f.lim.dates.per && !matches {
 		return true, nil
 	}
 	take, more := f.lim.admit(e)

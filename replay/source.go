@@ -30,6 +30,7 @@ type Source struct {
 	machine    *deja.Machine
 	log        driver.Log
 	store      driver.Reader // nil: there is a log alone
+	index      Index         // nil: decisions are found in the journal
 	partitions int32
 
 	mu    sync.Mutex
@@ -268,13 +269,4 @@ func (s *Source) last(ctx context.Context, partition int32) (int64, error) {
 		}
 	}
 	return 0, err
-}
-
-// Entry returns the ledger's entry of the message that a locator names by its ID; ok is false for other locators.
-func (s *Source) Entry(ctx context.Context, at Locator) (e driver.Entry, ok bool, err error) {
-	if at.kind != atMessage {
-		return e, false, nil
-	}
-	e, err = s.message(ctx, at)
-	return e, true, err
 }

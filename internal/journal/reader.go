@@ -251,6 +251,22 @@ func Find(ctx context.Context, log driver.Log, service string, partition int32, 
 	return found, err
 }
 
+// FindOf returns the decision n of a partition that is the one which is meant: of records of one number, which several lives
+// may have written. The error wraps [ErrGap] if there is none.
+func FindOf(ctx context.Context, log driver.Log, service string, partition int32, n int64, is func(*Entry) bool) (Entry, error) {
+	var found Entry
+	err := eachOf(ctx, log, service, partition, n, func(e Entry) bool {
+		if is(&e) {
+			found = e
+		}
+		return found.Record == nil
+	})
+	if err == nil && found.Record == nil {
+		err = fmt.Errorf("decision %d as it is known is not in %s of partition %d: %w", n, wire.Journal(service), partition, ErrGap)
+	}
+	return found, err
+}
+
 // eachOf calls fn with the records of a decision's number, in order, until it returns false: several lives may have written
 // one. It begins at offset n-1, as each holds at most one decision.
 func eachOf(ctx context.Context, log driver.Log, service string, partition int32, n int64, fn func(Entry) bool) error {
