@@ -119,7 +119,7 @@ func (s *stage) sendTo(ctx context.Context, client deja.Client, n int, id func()
 // noStore stands for the store of a process that only sends.
 type noStore struct{ driver.Store }
 
-// logged waits until the journal has n decisions.
+// logged waits until the journal has n decisions. It does not ask often: it shares the machine with what is measured.
 func (s *stage) logged(ctx context.Context, n int, w *process) error {
 	for {
 		have, err := s.decisions(ctx)
@@ -127,7 +127,7 @@ func (s *stage) logged(ctx context.Context, n int, w *process) error {
 			return err
 		}
 		select {
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(25 * time.Millisecond):
 		case <-w.done:
 			return fmt.Errorf("the worker ended: %w", w.err)
 		case <-ctx.Done():
