@@ -21,15 +21,15 @@ const (
 )
 
 // What is in an inbox or a journal is in a form of deja's own; the type of the content says so.
-const (
-	messageContent = "application/vnd.deja.message"
-	recordContent  = "application/vnd.deja.record"
+var (
+	messageContent = []byte("application/vnd.deja.message")
+	recordContent  = []byte("application/vnd.deja.record")
 
-	typeDecision = "deja.decision"
-	typeMarker   = "deja.marker"
+	typeDecision = []byte("deja.decision")
+	typeMarker   = []byte("deja.marker")
+
+	specVersion = []byte("1.0")
 )
-
-var specVersion = []byte("1.0")
 
 // TraceHeaders are passed on as they are: the W3C trace context.
 var TraceHeaders = []string{"traceparent", "tracestate"}
@@ -42,7 +42,7 @@ func MessageHeaders(e *deja.Envelope) []driver.Header {
 		driver.Header{Name: headerSource, Value: []byte(e.Source)},
 		driver.Header{Name: headerType, Value: []byte(e.Type)},
 		driver.Header{Name: headerSubject, Value: []byte(e.Stream.Aggregate + "/" + e.Stream.Key)},
-		driver.Header{Name: headerContent, Value: []byte(messageContent)})
+		driver.Header{Name: headerContent, Value: messageContent})
 	return appendTrace(hs, e.Headers)
 }
 
@@ -84,7 +84,7 @@ func RecordHeaders(service string, partition int32, record []byte) []driver.Head
 		}
 		return nil
 	}
-	kind := typeDecision
+	marker := false
 	err := fields(record, func(f field) error {
 		switch f.num {
 		case 2:
@@ -96,31 +96,39 @@ func RecordHeaders(service string, partition int32, record []byte) []driver.Head
 		case 18:
 			at = f.time()
 		case 26:
-			if Kind(f.v) == KindMarker {
-				kind = typeMarker
-			}
+			marker = Kind(f.v) == KindMarker
 		}
 		return nil
 	})
 	if err != nil {
 		return nil
 	}
-	id := strconv.AppendInt(nil, int64(partition), 10)
-	id = strconv.AppendUint(append(id, ':'), life, 10)
+	kind := typeDecision
+	if marker {
+		kind = typeMarker
+	}
+	texts := make([]byte, 0, 128) // what is made for this record, in one piece of memory
+	add := func(name string, with []byte) {
+		hs = append(hs, driver.Header{Name: name, Value: with[len(texts):len(with):len(with)]})
+		texts = with
+	}
 	hs = append(hs,
 		driver.Header{Name: headerSpec, Value: specVersion},
-		driver.Header{Name: headerSource, Value: []byte(Journal(service))},
-		driver.Header{Name: headerType, Value: []byte(kind)},
-		driver.Header{Name: headerContent, Value: []byte(recordContent)})
+		driver.Header{Name: headerType, Value: kind},
+		driver.Header{Name: headerContent, Value: recordContent})
+	add(headerSource, append(append(texts, service...), journalSuffix...))
 	if !at.IsZero() {
-		hs = append(hs, driver.Header{Name: headerTime, Value: at.AppendFormat(nil, time.RFC3339Nano)})
+		add(headerTime, at.AppendFormat(texts, time.RFC3339Nano))
 	}
-	if kind == typeDecision {
-		id = strconv.AppendUint(append(id, ':'), n, 10)
-		subject := append(append(append(make([]byte, 0, len(aggregate)+len(key)+1), aggregate...), '/'), key...)
-		hs = append(hs, driver.Header{Name: headerSubject, Value: subject})
+	id := strconv.AppendInt(texts, int64(partition), 10)
+	id = strconv.AppendUint(append(id, ':'), life, 10)
+	if marker {
+		add(headerID, id)
+		return hs
 	}
-	return append(hs, driver.Header{Name: headerID, Value: id})
+	add(headerID, strconv.AppendUint(append(id, ':'), n, 10))
+	add(headerSubject, append(append(append(texts, aggregate...), '/'), key...))
+	return hs
 }
 
 // EventHeaders returns the headers of a recorded event, published as a plain CloudEvent: its payload is the record's

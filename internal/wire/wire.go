@@ -231,7 +231,9 @@ func NewDecoder(service string) *Decoder {
 func Inbox(service string) string { return service + ".inbox" }
 
 // Journal returns the name of a service's journal topic.
-func Journal(service string) string { return service + ".journal" }
+func Journal(service string) string { return service + journalSuffix }
+
+const journalSuffix = ".journal"
 
 // name returns b as a string, the same one for the same bytes. The table is bounded: names are few and short.
 func (d *Decoder) name(b []byte) string {
