@@ -22,6 +22,9 @@ func (jsonCodec) ContentType() string { return "application/json" }
 
 func (jsonCodec) Append(dst []byte, v any) ([]byte, error) {
 	b, err := json.Marshal(v)
+	if dst == nil {
+		return b, err
+	}
 	return append(dst, b...), err
 }
 

@@ -48,16 +48,13 @@ func derivedID(service string, stream Stream, cause ID, typ string, nth int) ID 
 
 // derive hashes length-prefixed parts, so that no two lists of parts run together.
 func derive(parts ...string) ID {
-	h := sha256.New()
-	var n [8]byte
+	var local [512]byte
+	b := local[:0]
 	for _, p := range parts {
-		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
-		h.Write(n[:])
-		h.Write([]byte(p))
+		b = append(binary.BigEndian.AppendUint64(b, uint64(len(p))), p...)
 	}
-	var id ID
-	copy(id[:], h.Sum(nil))
-	return id.tagged(8)
+	sum := sha256.Sum256(b)
+	return ID(sum[:16]).tagged(8)
 }
 
 func (id *ID) setTime(ms int64) {
