@@ -3,6 +3,7 @@ package canon
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 	"strings"
 )
 
@@ -18,7 +19,10 @@ type Change struct {
 // another, sorted by path: nil if there are none. Both must be sorted, as
 // [Shape.Flatten] leaves them. The changes share the strings of the fields.
 func Diff(before, after []Field) []Change {
-	var changes []Change
+	if slices.Equal(before, after) {
+		return nil
+	}
+	changes := make([]Change, 0, 4) // few change at once
 	for len(before) > 0 || len(after) > 0 {
 		switch order := compareHeads(before, after); {
 		case order < 0:
