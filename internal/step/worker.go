@@ -240,11 +240,11 @@ func (w *Worker) hold(row driver.State) (*held, error) {
 
 // changedStates returns the rows of the states that this batch changed, sorted, as stores lock them in that order.
 func (w *Worker) changedStates() []driver.State {
+	slices.SortFunc(w.changed, func(a, b *held) int { return a.row.Stream.Compare(b.row.Stream) })
 	rows := make([]driver.State, len(w.changed))
 	for i, h := range w.changed {
 		rows[i], h.changed = h.row, false
 	}
 	w.changed = w.changed[:0]
-	slices.SortFunc(rows, func(a, b driver.State) int { return a.Stream.Compare(b.Stream) })
 	return rows
 }
