@@ -94,16 +94,13 @@ func (p Predicate) eval(prev, state *deja.State, events ...Event) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	r := prog.NewRun()
-	r.Message(nil)
-	for _, f := range before {
-		r.Write(f.Path, f.Value)
-	}
-	r.Message(recorded(events))
+	r := writing{run: prog.NewRun()}
+	r.write(nil, before)
+	r.run.Message(recorded(events))
 	for _, c := range canon.Diff(before, after) {
-		r.Write(c.Path, c.New)
+		r.run.Write(c.Path, c.New)
 	}
-	return r.Holds()
+	return r.holds()
 }
 
 // recorded returns events as a condition takes them.

@@ -128,7 +128,10 @@ func (c *compiler) limits(ast *cel.Ast) []cel.ProgramOption {
 // faults returns the error of a text that does not compile.
 func (c *compiler) faults(text string, issues *cel.Issues) error {
 	var b strings.Builder
-	for _, e := range issues.Errors() {
+	for i, e := range issues.Errors() {
+		if i > 0 && strings.HasPrefix(e.Message, "Syntax error") { // it follows from the first
+			break
+		}
 		b.WriteString(caret(text, e.Location.Line(), e.Location.Column(), c.fault(text, e)))
 	}
 	return &Error{b.String()}
@@ -148,6 +151,9 @@ func (c *compiler) fault(text string, e *cel.Error) string {
 			return fmt.Sprintf("there is no %s; the state's is state.%[1]s", name)
 		}
 		return fmt.Sprintf("there is no %s; %s", name, instead(name, names))
+	}
+	if name, ok := quotedIn(e.Message, "no viable alternative at input '."); ok {
+		return fmt.Sprintf("%s is a word of CEL itself: as a field, it is written .`%[1]s`", name)
 	}
 	msg, _, _ := strings.Cut(e.Message, " expecting {")
 	return strings.Replace(msg, "'<EOF>'", "the end of the text", 1)

@@ -7,6 +7,7 @@ import (
 	celast "cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/parser"
 )
 
 // A subject is the integer that a condition is about: the left side of its first comparison of integers, less the right side
@@ -16,7 +17,7 @@ type subject struct {
 	value, less cel.Program
 }
 
-// subject finds the subject of a condition. Its parts can be compiled alone, as the condition itself could.
+// subject finds the subject of a condition.
 func (c *compiler) subject(ast *cel.Ast) subject {
 	for _, e := range comparisons(ast.NativeRep().Expr()) {
 		left, right := e.AsCall().Args()[0], e.AsCall().Args()[1]
@@ -42,12 +43,15 @@ func (c *compiler) subject(ast *cel.Ast) subject {
 	return subject{}
 }
 
+// part compiles a part of a condition.
 func (c *compiler) part(ast *cel.Ast, e celast.Expr) (subject, bool) {
-	text, err := cel.ExprToString(e, ast.NativeRep().SourceInfo())
+	whole := ast.NativeRep()
+	text, err := parser.Unparse(e, whole.SourceInfo(), parser.EscapeIdentifiers(true))
 	if err != nil {
 		return subject{}, false
 	}
-	_, prog, err := c.compile(text)
+	part := celast.NewCheckedAST(celast.NewAST(e, whole.SourceInfo()), whole.TypeMap(), whole.ReferenceMap())
+	prog, err := c.env.PlanProgram(part, c.limits(ast)...)
 	return subject{text: text, value: prog}, err == nil
 }
 
