@@ -28,6 +28,21 @@ func (s *Source) Message(ctx context.Context, at Locator, by Clock) (Found, []st
 	return f, cut.Notes, err
 }
 
+// A NoneError says that nothing was decided for a stream up to a moment. It wraps [ErrNotFound].
+type NoneError struct {
+	Stream deja.Stream
+	UpTo   Locator
+	Moved  bool // the locator leads on from there
+}
+
+// Error says so.
+func (e *NoneError) Error() string {
+	return fmt.Sprintf("%v: nothing was decided for %s up to %s", ErrNotFound, e.Stream, e.UpTo)
+}
+
+// Unwrap returns ErrNotFound.
+func (e *NoneError) Unwrap() error { return ErrNotFound }
+
 // spokenOf returns the partitions that the locator says something about; of HEAD all.
 func (c Cut) spokenOf() []Point {
 	named := slices.DeleteFunc(slices.Clone(c.Points), func(p Point) bool { return !p.Named })
@@ -53,7 +68,7 @@ func (s *Source) locate(ctx context.Context, at Locator, by Clock) (f Found, not
 		keyed = true
 		f, notes, err = s.LastOf(ctx, at.stream, *at.upTo, by)
 		if err == nil && f.N == 0 {
-			err = fmt.Errorf("%w: nothing was decided for %s up to %s", ErrNotFound, at.stream, at.upTo)
+			err = &NoneError{at.stream, *at.upTo, len(at.moves) > 0}
 		}
 	case atHead, atPosition, atTime:
 		f, notes, err = s.Message(ctx, base, by)

@@ -48,7 +48,7 @@ func (p *Past) Random(rng *rand.Rand, keys int) {
 // command returns something to ask of a shelf.
 func command(rng *rand.Rand) (name string, payload []byte) {
 	word := []string{"", "a.b", "eur", "~/x", "usd"}[rng.IntN(5)]
-	switch rng.IntN(16) {
+	switch rng.IntN(20) {
 	case 0, 1, 2:
 		return "shelf.add", fmt.Appendf(nil, `{"amount":%d,"twice":%t}`, rng.IntN(40)-20, rng.IntN(4) == 0)
 	case 3, 4:
@@ -61,6 +61,8 @@ func command(rng *rand.Rand) (name string, payload []byte) {
 		return "shelf.drop", fmt.Appendf(nil, `{"at":%d}`, rng.IntN(4))
 	case 14:
 		return "shelf.note", fmt.Appendf(nil, `{"text":%q}`, word)
+	case 15, 16, 17, 18:
+		return "shelf.shop", fmt.Appendf(nil, `{"at":%q,"name":%q,"city":%q}`, word, []string{"", "-", "x"}[rng.IntN(3)], []string{"", "Rome"}[rng.IntN(2)])
 	}
 	return "shelf.fail", []byte(`{}`)
 }

@@ -12,6 +12,7 @@ type Shelf struct {
 	Owner   Owner            `json:"owner"`
 	Limits  map[string]int64 `json:"limits"`
 	Items   []Item           `json:"items"`
+	Shops   map[string]Owner `json:"shops,omitempty"`
 	Note    *string          `json:"note,omitempty"`
 	Unused  int64            `json:"unused"`
 }
@@ -52,6 +53,10 @@ type (
 	Note struct { // empty: none
 		Text string `json:"text"`
 	}
+	Shop struct { // an empty one, too; the name - takes it away
+		At string `json:"at"`
+		Own
+	}
 	Fail struct{} // parks
 )
 
@@ -74,6 +79,9 @@ func (Drop) CommandType() string { return "shelf.drop" }
 func (Note) CommandType() string { return "shelf.note" }
 
 // CommandType implements [deja.Command].
+func (Shop) CommandType() string { return "shelf.shop" }
+
+// CommandType implements [deja.Command].
 func (Fail) CommandType() string { return "shelf.fail" }
 
 type (
@@ -83,6 +91,7 @@ type (
 	pushed  Push
 	dropped Drop
 	noted   Note
+	shopped Shop
 )
 
 // EventType implements [deja.Event].
@@ -102,6 +111,9 @@ func (dropped) EventType() string { return "shelf.dropped" }
 
 // EventType implements [deja.Event].
 func (noted) EventType() string { return "shelf.noted" }
+
+// EventType implements [deja.Event].
+func (shopped) EventType() string { return "shelf.shopped" }
 
 // ErrNone is the refusal of a Drop of nothing.
 var ErrNone = deja.NewRejection("shelf.none")
@@ -132,6 +144,7 @@ func Shelves() *deja.Aggregate[Shelf] {
 			return nil
 		}),
 		deja.Handle(func(_ Shelf, d *deja.Decision, c Note) error { d.Record(noted(c)); return nil }),
+		deja.Handle(func(_ Shelf, d *deja.Decision, c Shop) error { d.Record(shopped(c)); return nil }),
 		deja.Handle(func(Shelf, *deja.Decision, Fail) error { return errors.New("as asked") }),
 		deja.Apply(func(s *Shelf, e added) { s.Balance += e.Amount }),
 		deja.Apply(func(s *Shelf, e owned) { s.Owner = Owner(e) }),
@@ -139,6 +152,7 @@ func Shelves() *deja.Aggregate[Shelf] {
 		deja.Apply(func(s *Shelf, e pushed) { s.Items = append([]Item{Item(e)}, s.Items...) }),
 		deja.Apply(func(s *Shelf, e dropped) { s.Items = append(s.Items[:e.At:e.At], s.Items[e.At+1:]...) }),
 		deja.Apply((*Shelf).noted),
+		deja.Apply((*Shelf).shopped),
 	)
 }
 
@@ -157,6 +171,17 @@ func (s *Shelf) noted(e noted) {
 	if s.Note = nil; e.Text != "" {
 		s.Note = &e.Text
 	}
+}
+
+func (s *Shelf) shopped(e shopped) {
+	if e.Name == "-" {
+		delete(s.Shops, e.At)
+		return
+	}
+	if s.Shops == nil {
+		s.Shops = map[string]Owner{}
+	}
+	s.Shops[e.At] = Owner(e.Own)
 }
 
 // Service returns the service that has shelves.
