@@ -100,6 +100,7 @@ func (e *Env) root() *cobra.Command {
 		e.queryCommand(),
 	)
 	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand(), e.archiveCommand())
+	e.addGroup(root, "pinpoint", "Pinpoint:", e.whatIfCommand())
 	e.addGroup(root, "run", "Run it:", e.runCommand(), e.topicsCommand(), e.lagCommand(), e.leasesCommand(), e.unloggedCommand())
 	e.addGroup(root, "keep", "Keep it:", e.parkedCommand(), e.rebuildCommand(), e.adoptCommand(), e.versionCommand())
 	root.AddCommand(e.workerCommand())
