@@ -64,11 +64,8 @@ func (e *Env) root() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		// The arguments are checked by now: what fails from here on is no wrong usage, or says so itself.
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+		PersistentPreRunE: func(*cobra.Command, []string) error {
 			e.running = true
-			if err := cmd.ValidateFlagGroups(); err != nil {
-				return Usagef("%w", err)
-			}
 			e.keepSecrets()
 			return e.compile()
 		},
@@ -95,12 +92,8 @@ func (e *Env) root() *cobra.Command {
 		}
 	}
 	e.addGroup(root, "look", "Look into it:", e.logCommand(), e.showCommand(), e.stateCommand(), e.stepCommand(), e.ledgerCommand(), e.statsCommand())
-	e.addGroup(root, "pinpoint", "Pinpoint:",
-		e.traceCommand(),
-		e.queryCommand(),
-	)
 	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand(), e.archiveCommand())
-	e.addGroup(root, "pinpoint", "Pinpoint:", e.whatIfCommand())
+	e.addGroup(root, "pinpoint", "Pinpoint:", e.divergeCommand())
 	e.addGroup(root, "run", "Run it:", e.runCommand(), e.topicsCommand(), e.lagCommand(), e.leasesCommand(), e.unloggedCommand())
 	e.addGroup(root, "keep", "Keep it:", e.parkedCommand(), e.rebuildCommand(), e.adoptCommand(), e.versionCommand())
 	root.AddCommand(e.workerCommand())

@@ -20,8 +20,8 @@ type Env struct {
 
 	app         App
 	bare        io.Writer // what Stdout writes to in the end
-	name        string // of the program
-	called      string // the program, as it was called
+	name        string    // of the program
+	called      string    // the program, as it was called
 	machine     *deja.Machine
 	getenv      func(string) string
 	given       where // by flags

@@ -45,13 +45,22 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// shop is the program. BROKEN makes it the build in which till.Crash fails, MAX_TAKE another one that takes no more.
+// broken reports whether till.Crash fails, or lets it end the program.
+func broken() bool {
+	if os.Getenv("BROKEN") == "exit" {
+		fmt.Fprintln(os.Stderr, "so long")
+		os.Exit(9)
+	}
+	return os.Getenv("BROKEN") != ""
+}
+
+// shop is the program. BROKEN makes it the build in which till.Crash fails, or if it is exit dies, MAX_TAKE another one that takes no more.
 func shop() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	most, _ := strconv.ParseInt(cmp.Or(os.Getenv("MAX_TAKE"), "0"), 10, 64)
 	app := cli.App{
-		Service: till.Service(till.Variant{Broken: func() bool { return os.Getenv("BROKEN") != "" }, MaxTake: most}),
+		Service: till.Service(till.Variant{Broken: broken, MaxTake: most}),
 		Short:   "A shop",
 		Commands: func(e *cli.Env) []*cobra.Command {
 			return []*cobra.Command{
