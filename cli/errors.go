@@ -46,12 +46,13 @@ func (e *Env) report(ctx context.Context, err error) int {
 	}
 	code := exitHalted
 	exit, known := errors.AsType[*exitError](err)
+	_, mistyped := errors.AsType[*replay.SyntaxError](err)
 	switch {
 	case known:
 		code = exit.code
 	case ctx.Err() != nil:
 		code = exitInterrupted
-	case errors.Is(err, replay.ErrNotFound):
+	case mistyped, errors.Is(err, replay.ErrNotFound):
 		code = exitUsage
 	}
 	text := err.Error()

@@ -22,7 +22,7 @@ func (e *Env) adviseKey(ctx context.Context, db *Database, s deja.Stream) error 
 		distance int
 	}
 	var best []candidate
-	err := replay.EachState(ctx, db.Store, func(row driver.State) error {
+	err := replay.EachState(ctx, db.Reader, func(row driver.State) error {
 		if row.Version == 0 || row.Stream.Aggregate != s.Aggregate {
 			return nil
 		}

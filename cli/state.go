@@ -22,7 +22,8 @@ func (e *Env) stateCommand() *cobra.Command {
 		Long: `Show the state of a key, now or at any moment of its past.
 
 A KEY that ends with * stands for all keys that begin so. Without --at the answer is what the store has; with it, or where
-there is no store, the decisions up to that moment are folded.`,
+there is no store, it comes from the index of the history, and of several keys, or with --no-index, from folding the decisions
+up to that moment.`,
 		Example: e.examples(
 			"state "+e.exampleKey("576"),
 			"state "+e.exampleKey("576")+" --at 1993-06-30 --by business",
@@ -38,6 +39,7 @@ there is no store, the decisions up to that moment are folded.`,
 		},
 	}
 	at.addFlags(cmd, "at", "the moment, a `LOCATOR`")
+	e.addIndexFlags(cmd)
 	return cmd
 }
 
@@ -82,20 +84,44 @@ func (e *Env) state(ctx context.Context, text string, at *moment) (err error) {
 	if stored {
 		return e.storedState(ctx, db, stream)
 	}
-	past, err := e.fold(ctx, db, at, func(s deja.Stream) bool { return s == stream })
+	k, notes, err := e.keyAt(ctx, db, stream, at)
 	if err != nil {
 		return err
 	}
-	k, err := past.State(stream)
-	if err != nil {
-		return err
-	}
+	e.tell(notes)
 	if k.Version == 0 {
 		e.adviseEmpty(at, stream)
 	}
 	a := StateOf(k)
-	a.Note = strings.Join(past.Cut.Notes, "; ")
+	a.Note = strings.Join(notes, "; ")
 	return e.printState(a)
+}
+
+// keyAt returns the state of a key at a moment, and notes for the reader.
+func (e *Env) keyAt(ctx context.Context, db *Database, s deja.Stream, at *moment) (k replay.KeyState, notes []string, err error) {
+	if e.index.none {
+		past, err := e.fold(ctx, db, at, func(other deja.Stream) bool { return other == s })
+		if err != nil {
+			return k, nil, err
+		}
+		k, err = past.State(s)
+		return k, past.Cut.Notes, err
+	}
+	h, err := e.historyOf(ctx, db)
+	if err != nil {
+		return k, nil, err
+	}
+	p, err := h.Of(ctx, s, at.at, at.clock)
+	if err != nil {
+		return k, nil, err
+	}
+	doc, from, err := h.State(ctx, p)
+	if err != nil {
+		return k, nil, err
+	}
+	k = replay.KeyState{Stream: s, Version: from.Version, Position: from.Position, State: doc}
+	k.Hash, err = replay.HashState(e.machine, s, k.Version, doc)
+	return k, from.Notes, err
 }
 
 // fold folds the decisions of some keys up to a moment.
@@ -103,9 +129,6 @@ func (e *Env) fold(ctx context.Context, db *Database, at *moment, match func(dej
 	tell, end := e.Progress("folding")
 	past, err := db.Source.Fold(ctx, replay.Options{To: at.at, By: at.clock, Match: match, Progress: tell})
 	end()
-	if err == nil {
-		e.notes(past.Cut)
-	}
 	return past, err
 }
 
@@ -180,6 +203,7 @@ func (e *Env) states(ctx context.Context, db *Database, prefix string, at *momen
 	} else {
 		var past *replay.Past
 		if past, err = e.fold(ctx, db, at, match); err == nil {
+			e.notes(past.Cut)
 			err = past.Each(show)
 		}
 	}

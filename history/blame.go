@@ -151,8 +151,9 @@ func neverWritten(state any, paths []string, last map[string]lastWrite) (all []B
 	return all
 }
 
-// Writes yields all writes of a field and those below it up to a point, the last first. Value is what was written.
-func (h *History) Writes(ctx context.Context, p Point, path string) iter.Seq2[Blame, error] {
+// Writes yields all writes of some fields and those below them up to a point, the last first; without a path of all fields.
+// Value is what was written.
+func (h *History) Writes(ctx context.Context, p Point, paths ...string) iter.Seq2[Blame, error] {
 	return func(yield func(Blame, error) bool) {
 		read := h.reader(ctx)
 		for s, err := range h.steps.key(ctx, p.Stream, 0, p.n(), true) {
@@ -161,7 +162,7 @@ func (h *History) Writes(ctx context.Context, p Point, path string) iter.Seq2[Bl
 				return
 			}
 			for _, w := range s.Writes {
-				if !within(w.Path, path) {
+				if !named(w.Path, paths) {
 					continue
 				}
 				by, err := read(s)

@@ -339,7 +339,7 @@ func (l *life) checkWrites(t *testing.T, h *history.History, text string, upTo i
 		path, old, new string
 	}
 	var got, want []written
-	for b, err := range h.Writes(t.Context(), p, "") {
+	for b, err := range h.Writes(t.Context(), p) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -124,7 +124,7 @@ func (s *Source) message(ctx context.Context, at Locator) (Found, error) {
 // version finds the decision that brought a stream to a version.
 func (s *Source) version(ctx context.Context, at Locator) (Found, error) {
 	if _, err := s.machine.NewState(at.stream); err != nil {
-		return Found{}, err
+		return Found{}, fmt.Errorf("%w: %w", ErrNotFound, err)
 	}
 	f, highest, err := s.finder().Version(ctx, at.stream, at.version)
 	if err == nil && f.N == 0 {
@@ -145,7 +145,7 @@ func noVersion(s deja.Stream, highest int64) error {
 // itself. The notes are for the reader of an answer.
 func (s *Source) LastOf(ctx context.Context, stream deja.Stream, at Locator, by Clock) (Found, []string, error) {
 	if _, err := s.machine.NewState(stream); err != nil {
-		return Found{}, nil, err
+		return Found{}, nil, fmt.Errorf("%w: %w", ErrNotFound, err)
 	}
 	x := s.finder()
 	if at.IsTime() && at.by(by) == Business {
