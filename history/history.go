@@ -36,11 +36,13 @@ type Config struct {
 
 // A History is a service's past, read-only. It is safe for concurrent use.
 type History struct {
+	service *deja.Service
 	machine *deja.Machine
 	source  *replay.Source
 	log     driver.Log
 	ledger  driver.Reader
 	steps   steps
+	index   *index
 }
 
 // Open opens a history, and brings its index up to the history's present end. What comes later is not seen: open it again.
@@ -51,15 +53,29 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 		return nil, err
 	}
 	h := &History{machine: src.Machine(), source: src, log: cfg.Log, ledger: cfg.Ledger}
-	if h.steps, err = foldAll(ctx, src); err != nil {
+	x, err := openIndex(ctx, &cfg, src)
+	if err != nil {
 		return nil, fmt.Errorf("index the history of %s: %w", h.machine.Name(), err)
 	}
+	h.steps, h.index = x, x
 	h.source = src.With(&finder{h})
 	return h, nil
 }
 
 // Close frees what the history holds. Log and ledger stay open.
 func (h *History) Close() error { return errors.Join(h.steps.close()) }
+
+// An Index is what a history keeps beside its source.
+type Index struct {
+	Path     string // "": it has none, and goes with the history
+	Bytes    int64
+	Segments int
+	Messages int64    // decisions that are in it
+	Notes    []string // why it is not the one at Config.Index, or was made anew
+}
+
+// Index tells of the history's index.
+func (h *History) Index() Index { return h.index.info() }
 
 // Source returns the history as package replay reads it.
 func (h *History) Source() *replay.Source { return h.source }

@@ -79,6 +79,23 @@ func (s *Source) Decisions(ctx context.Context, partition int32, first int64) it
 	}
 }
 
+// After yields the decisions of a partition behind a mark, in order, such as [journal.Entry.After] gave. Behind the zero
+// mark it yields all there ever were; the error wraps [driver.ErrTrimmed] if the log no longer has the first.
+func (s *Source) After(ctx context.Context, partition int32, mark driver.Logged) iter.Seq2[*journal.Entry, error] {
+	return func(yield func(*journal.Entry, error) bool) {
+		var err error
+		if mark.N == 0 {
+			mark, err = s.whole(ctx, partition)
+		}
+		if err == nil {
+			err = s.scan(ctx, partition, mark, func(e *journal.Entry) (bool, error) { return yield(e, nil), nil })
+		}
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
 // Decision returns decision n of a partition.
 func (s *Source) Decision(ctx context.Context, partition int32, n int64) (journal.Entry, error) {
 	for e, err := range s.Decisions(ctx, partition, n) {
