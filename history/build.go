@@ -203,7 +203,7 @@ func (b *builder) extend(ctx context.Context, t *trail.Trail) (err error) {
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
 	for p := range t.Partitions() {
-		f := folder{builder: b, trail: t, out: w, partition: p, states: newStates(b.live)}
+		f := filler{builder: b, trail: t, out: w, partition: p, states: newStates(b.live)}
 		if err := f.run(ctx); err != nil {
 			return err
 		}

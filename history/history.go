@@ -36,7 +36,6 @@ type Config struct {
 
 // A History is a service's past, read-only. It is safe for concurrent use.
 type History struct {
-	service *deja.Service
 	machine *deja.Machine
 	source  *replay.Source
 	log     driver.Log

@@ -12,8 +12,8 @@ import (
 	"github.com/dejalog/deja/internal/trail"
 )
 
-// folder folds a partition's decisions, and adds them to a trail with what each changed.
-type folder struct {
+// filler folds a partition's decisions, and adds them to a trail with what each changed.
+type filler struct {
 	*builder
 	trail     *trail.Trail
 	out       *trail.Builder
@@ -24,7 +24,7 @@ type folder struct {
 }
 
 // run adds what the journal has beyond the trail.
-func (f *folder) run(ctx context.Context) error {
+func (f *filler) run(ctx context.Context) error {
 	begun := false
 	for e, err := range f.source.After(ctx, f.partition, f.trail.Mark(f.partition)) {
 		if err != nil {
@@ -51,7 +51,7 @@ func (f *folder) run(ctx context.Context) error {
 }
 
 // add folds a decision, and adds it.
-func (f *folder) add(ctx context.Context, d *journal.Entry) error {
+func (f *filler) add(ctx context.Context, d *journal.Entry) error {
 	e := &f.entry
 	*e = trail.Entry{
 		Stream: d.Cause.Stream, N: d.N, Offset: d.Cause.Position.Offset, ID: d.Cause.ID, Cause: d.Cause.CausationID, Act: d.Act,
@@ -78,7 +78,7 @@ func (f *folder) add(ctx context.Context, d *journal.Entry) error {
 }
 
 // load folds the state of a stream that is not kept. What was not persisted yet is always kept.
-func (f *folder) load(ctx context.Context, s deja.Stream) (*live, error) {
+func (f *filler) load(ctx context.Context, s deja.Stream) (*live, error) {
 	l, err := f.lookBack(ctx, f.trail, f.partition, s, f.out.Persisted())
 	if err != nil {
 		return nil, err
@@ -104,7 +104,7 @@ func (b *builder) fields(dst []canon.Field, st *deja.State) ([]byte, []canon.Fie
 }
 
 // fold applies a decision's events, and notes what they write; now and then also what the state was before.
-func (f *folder) fold(l *live, d *journal.Entry) error {
+func (f *filler) fold(l *live, d *journal.Entry) error {
 	e := &f.entry
 	if l.passed >= pointEvery && (l.bytes >= len(l.data) || l.passed >= pointMost) && l.state.Version > 0 {
 		e.Point, e.PointVersion = l.data, l.state.Version
