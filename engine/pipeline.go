@@ -15,6 +15,7 @@ const (
 	flights       = 1              // batches that are decided and not yet committed
 	maxUnreleased = 20 * batchSize // decisions that are committed and not yet logged, before commits wait for the relay
 	noteEvery     = time.Second    // how often the store is told how far the journal was read back
+	readBackTime  = time.Minute    // for what was appended to be read; then the journal has lost it, and a take-over appends it again
 )
 
 // pipeline handles a partition that was taken over: one goroutine fetches and prepares, one decides, one commits, one
@@ -268,5 +269,7 @@ func (l *pipeline) log() error {
 	if err := l.w.Relay(l.ctx); err != nil {
 		return err
 	}
-	return l.w.Release(l.ctx)
+	ctx, cancel := context.WithTimeout(l.ctx, readBackTime)
+	defer cancel()
+	return l.w.Release(ctx)
 }

@@ -213,11 +213,13 @@ var list = []Mutant{
 		Rule:    "The relay starts at the oldest decision that was not acknowledged.",
 		Package: "./internal/step",
 		Run:     "^TestTheRelayStopsAtAFailure$",
-		Edits: []Edit{{"internal/step/relay.go", `		if _, err := w.cfg.Log.Append(ctx, w.journal.Name, recs); err != nil {
+		Edits: []Edit{{"internal/step/relay.go", `		at, err := w.cfg.Log.Append(ctx, w.journal.Name, recs)
+		if err != nil {
 			return fmt.Errorf("relay decisions from %d on: %w", waiting[0].N, err)
 		}
 		w.relayed = waiting[len(waiting)-1].N`, `		w.relayed = waiting[len(waiting)-1].N
-		if _, err := w.cfg.Log.Append(ctx, w.journal.Name, recs); err != nil {
+		at, err := w.cfg.Log.Append(ctx, w.journal.Name, recs)
+		if err != nil {
 			continue
 		}`}},
 	},

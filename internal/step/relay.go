@@ -65,7 +65,11 @@ func (w *Worker) Relay(ctx context.Context) error {
 	if w.joint || w.relayed >= w.Progress().N {
 		return nil
 	}
-	if err := w.readBack(ctx); err != nil {
+	end, err := w.end(ctx)
+	if err == nil {
+		err = w.readBack(ctx, end)
+	}
+	if err != nil {
 		return err
 	}
 	return w.publish(ctx)
@@ -88,10 +92,12 @@ func (w *Worker) publish(ctx context.Context) error {
 				Headers: wire.RecordHeaders(w.cfg.Machine.Name(), w.cfg.Partition, k.Value),
 			}
 		}
-		if _, err := w.cfg.Log.Append(ctx, w.journal.Name, recs); err != nil {
+		at, err := w.cfg.Log.Append(ctx, w.journal.Name, recs)
+		if err != nil {
 			return fmt.Errorf("relay decisions from %d on: %w", waiting[0].N, err)
 		}
 		w.relayed = waiting[len(waiting)-1].N
+		w.appended = at[len(at)-1].Offset + 1
 	}
 	return nil
 }
@@ -108,12 +114,19 @@ func (w *Worker) unrelayed(ctx context.Context) ([]driver.JournalRecord, error) 
 }
 
 // Release reads the journal back. What it has read may be told: a produce acknowledgement alone releases nothing, as
-// a record may lie behind a newer life's marker.
-func (w *Worker) Release(ctx context.Context) error {
+// a record may lie behind a newer life's marker. After a Relay it reads up to what that appended, and waits for it if a
+// log shows it later; else up to the end.
+func (w *Worker) Release(ctx context.Context) (err error) {
 	if w.joint {
 		return nil
 	}
-	if err := w.readBack(ctx); err != nil {
+	end := w.appended
+	if w.reading.Mark().Offset >= end {
+		if end, err = w.end(ctx); err != nil {
+			return err
+		}
+	}
+	if err := w.readBack(ctx, end); err != nil {
 		return err
 	}
 	if life := w.reading.Seen().Incarnation; life != w.Progress().Incarnation {
@@ -141,12 +154,8 @@ func (w *Worker) Note(ctx context.Context) error {
 	return nil
 }
 
-// readBack reads what is new in the journal, which must be this worker's, record by record.
-func (w *Worker) readBack(ctx context.Context) error {
-	end, err := w.end(ctx)
-	if err != nil {
-		return err
-	}
+// readBack reads what is new in the journal below an end, which must be this worker's, record by record.
+func (w *Worker) readBack(ctx context.Context, end int64) error {
 	life := w.Progress().Incarnation
 	for w.reading.Mark().Offset < end {
 		_, other, err := w.reading.Confirm(ctx, end, chunk, life, w.hash)

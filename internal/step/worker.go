@@ -76,9 +76,10 @@ type Worker struct {
 	dec       *wire.Decoder
 
 	// Of Relay and Release.
-	reading *journal.Reader // of the own journal, for release; nil where log and store are one
-	relayed int64           // every decision up to it was appended to the journal by this worker, or read in it
-	noted   driver.Logged   // how far the store knows that the journal was read
+	reading  *journal.Reader // of the own journal, for release; nil where log and store are one
+	relayed  int64           // every decision up to it was appended to the journal by this worker, or read in it
+	appended int64           // the journal's offset behind what this worker appended last; 0 if it has not
+	noted    driver.Logged   // how far the store knows that the journal was read
 
 	mu       sync.Mutex         // guards what the groups share
 	progress driver.Progress    // as it was committed

@@ -43,10 +43,14 @@ var breaks = map[string][]edit{
 	// A relay goes on with the next record when one was not taken in time.
 	"relay": {
 		{
-			"internal/step/relay.go", `if _, err := w.cfg.Log.Append(ctx, w.journal.Name, recs); err != nil {`,
+			"internal/step/relay.go", `at, err := w.cfg.Log.Append(ctx, w.journal.Name, recs)
+		if err != nil {`,
 			`short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-		_, err = w.cfg.Log.Append(short, w.journal.Name, recs)
+		at, err := w.cfg.Log.Append(short, w.journal.Name, recs)
 		cancel()
+		if len(at) == 0 {
+			at = make([]deja.Position, 1)
+		}
 		if err != nil && short.Err() == nil {`,
 		},
 		{"internal/step/relay.go", "import (\n\t\"context\"\n", "import (\n\t\"context\"\n\t\"time\"\n"},
