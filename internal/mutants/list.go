@@ -184,10 +184,7 @@ var list = []Mutant{
 		Rule:    "A store behind its journal adopts what was decided, and decides nothing again.",
 		Package: "./internal/step",
 		Run:     "^(TestAStoreBehindItsJournalAdoptsIt|TestSimulation)$",
-		Edits: []Edit{{"internal/step/takeover.go", `		if len(entries) == 0 {
-			return nil
-		}
-		return w.redo(ctx, entries)`, `		return nil`}},
+		Edits:   []Edit{{"internal/step/takeover.go", `		if err := b.redoAll(ctx, entries); err != nil || !b.full() {`, `		if !b.full() {`}},
 	},
 	{
 		Name:    "no-new-life",

@@ -11,9 +11,21 @@ import (
 	"github.com/dejalog/deja/internal/wire"
 )
 
-// redo takes recorded decisions into the store, in one transaction: they are folded, never decided again.
-func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
-	streams := map[deja.Stream]bool{}
+// newAdoption begins a transaction that takes recorded decisions into the store: they are folded, never decided again.
+func (w *Worker) newAdoption() *Batch {
+	b := w.newBatch()
+	b.out.Logged = true
+	return b
+}
+
+// full reports whether a transaction that adopts has enough.
+func (b *Batch) full() bool {
+	return b.to.N-b.from.N >= adoptAtATime || max(len(b.w.changed), len(b.events), len(b.out.Repeats)) >= adoptChunk
+}
+
+// redoAll takes in recorded decisions.
+func (b *Batch) redoAll(ctx context.Context, entries []journal.Entry) error {
+	w, streams := b.w, map[deja.Stream]bool{}
 	for _, e := range entries {
 		if !e.Touches() {
 			continue
@@ -23,11 +35,9 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 		}
 		streams[e.Cause.Stream] = true
 	}
-	b := w.newBatch()
 	if err := w.load(ctx, streams, b.committed); err != nil {
 		return err
 	}
-	b.out.Logged = true
 	if err := b.recount(ctx, entries); err != nil {
 		return err
 	}
@@ -45,11 +55,14 @@ func (w *Worker) redo(ctx context.Context, entries []journal.Entry) error {
 			return err
 		}
 	}
-	for s := range streams {
-		if h := w.states[s]; h.changed {
-			if err := h.encode(); err != nil {
-				return err
-			}
+	return nil
+}
+
+// adopted commits what was taken in.
+func (w *Worker) adopted(ctx context.Context, b *Batch) error {
+	for _, h := range w.changed {
+		if err := h.encode(); err != nil {
+			return err
 		}
 	}
 	w.decided(b)
@@ -125,7 +138,7 @@ func (b *Batch) recount(ctx context.Context, entries []journal.Entry) error {
 	if err != nil {
 		return err
 	}
-	from, to := b.from.Position, min(entries[len(entries)-1].Covers, end-1)
+	from, to := b.to.Position, min(entries[len(entries)-1].Covers, end-1)
 	decided := make(map[int64]bool, len(entries))
 	for _, e := range entries {
 		decided[e.Cause.Position.Offset] = true

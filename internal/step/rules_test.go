@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -381,6 +383,46 @@ func TestAStoreBehindItsJournalAdoptsIt(t *testing.T) {
 	if life := b.w.Progress().Incarnation.Number; life != 1 {
 		t.Errorf("the store went back and lives on in incarnation %d, want 1", life)
 	}
+}
+
+func TestALongJournalIsAdoptedInPieces(t *testing.T) {
+	const n = 17_000
+	b := newBench(t, till.Service(till.Variant{}))
+	for i := range n {
+		b.append(&deja.Envelope{
+			ID: deja.NewID(), Kind: deja.KindCommand, Type: till.Put{}.CommandType(), Source: "shop", Payload: []byte(`{"amount":1}`),
+			ContentType: "application/json", Stream: deja.Stream{Aggregate: "till", Key: fmt.Sprint(i)},
+		})
+	}
+	b.must()
+	want := states(t, b.store)
+	b.store = memory.NewStore()
+	var pieces []int64
+	w, err := step.New(t.Context(), step.Config{
+		Machine: b.m, Log: shortLog{b.log, 500}, Store: b.store, NewNonce: func() [16]byte { return [16]byte{7} },
+		Adopted: func(n int64) { pieces = append(pieces, n) },
+	})
+	if err == nil {
+		err = w.Takeover(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []int64{8000, 16_000, n}; !slices.Equal(pieces, want) {
+		t.Errorf("transactions ended at %d, want %d", pieces, want)
+	}
+	if got := states(t, b.store); len(got) != n || !reflect.DeepEqual(got, want) {
+		t.Errorf("the store has %d states, and they are not those of the first one, which has %d", len(got), len(want))
+	}
+}
+
+func states(t *testing.T, store driver.Store) []driver.State {
+	t.Helper()
+	ss, err := store.States(t.Context(), deja.Stream{}, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ss
 }
 
 func TestAnotherHistoryHalts(t *testing.T) {

@@ -283,6 +283,16 @@ func (p *simWorker) act(ctx context.Context) {
 	p.failed(err, what)
 }
 
+// shortLog gives few records at a time, so that what is read together does not always come together.
+type shortLog struct {
+	driver.Log
+	most int
+}
+
+func (l shortLog) Fetch(ctx context.Context, from deja.Position, limit int) ([]driver.Record, error) {
+	return l.Log.Fetch(ctx, from, min(limit, l.most))
+}
+
 // takeOver takes over, or rebuilds.
 func (p *simWorker) takeOver(ctx context.Context, how func(context.Context) error) error {
 	err := how(ctx)
@@ -309,6 +319,9 @@ func (p *simProcess) restart(ctx context.Context) {
 		}
 	}
 	log, store := p.in.Log(p.s.log), p.in.Store(p.s.store)
+	if !p.s.joint { // a joint store would not know it for its own
+		log = shortLog{log, 2}
+	}
 	for n := range p.s.parts {
 		w, err := step.New(ctx, step.Config{
 			Machine: p.machine, Log: log, Store: store, Partition: n, Build: fmt.Sprint(p.build), NewNonce: p.s.nonce,

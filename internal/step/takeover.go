@@ -14,8 +14,9 @@ import (
 // How many records the steps read or write at once. What is adopted goes in larger pieces: a state that changed often in
 // one is encoded and written once.
 const (
-	chunk      = 1000
-	adoptChunk = 8000
+	chunk        = 1000
+	adoptChunk   = 8000   // are read at once; a transaction ends once it has as many states, repeats or events to project,
+	adoptAtATime = 30_000 // or so many decisions
 )
 
 // Takeover makes the worker the partition's only writer and brings store and journal together: a store behind the
@@ -279,15 +280,25 @@ func (w *Worker) adopt(ctx context.Context, r *journal.Reader, begun bool) error
 
 // adoptAll takes into the store the decisions up to the journal's present end that it does not have.
 func (w *Worker) adoptAll(ctx context.Context, r *journal.Reader) error {
-	return w.each(ctx, r, func(entries []journal.Entry) error {
+	b := w.newAdoption()
+	err := w.each(ctx, r, func(entries []journal.Entry) error {
 		for len(entries) > 0 && entries[0].N <= w.progress.N {
 			entries = entries[1:]
 		}
 		if len(entries) == 0 {
 			return nil
 		}
-		return w.redo(ctx, entries)
+		if err := b.redoAll(ctx, entries); err != nil || !b.full() {
+			return err
+		}
+		err := w.adopted(ctx, b)
+		b = w.newAdoption()
+		return err
 	})
+	if err == nil && b.to.N > b.from.N {
+		err = w.adopted(ctx, b)
+	}
+	return err
 }
 
 // publishFrom prepares relay and release: the journal has all up to the reader's mark, and the store must still keep
