@@ -66,7 +66,7 @@ func haunted(t *testing.T, n int) (log *memory.Log, chains [][32]byte) {
 
 // A replay that is interrupted among decisions whose numbers a dead life has, too, goes on with those that count.
 func TestAReplayAmongGhostsIsInterrupted(t *testing.T) {
-	const n = 9000
+	const n = 36_000
 	log, chains := haunted(t, n)
 	src := openLog(t, log)
 	for _, i := range []int64{1, n / 2, n/2 + 1, n/2 + 100, n} {
