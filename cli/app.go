@@ -92,9 +92,14 @@ func (e *Env) root() *cobra.Command {
 		}
 	}
 	e.addGroup(root, "look", "Look into it:", e.logCommand(), e.showCommand(), e.stateCommand(), e.stepCommand(), e.ledgerCommand(), e.statsCommand())
-	e.addGroup(root, "pinpoint", "Pinpoint:", e.blameCommand(), e.diffCommand())
+	e.addGroup(root, "pinpoint", "Pinpoint:",
+		e.blameCommand(),
+		e.diffCommand(),
+		e.divergeCommand(),
+		e.whenCommand(),
+		e.bisectCommand(),
+	)
 	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand(), e.archiveCommand())
-	e.addGroup(root, "pinpoint", "Pinpoint:", e.divergeCommand())
 	e.addGroup(root, "run", "Run it:", e.runCommand(), e.topicsCommand(), e.lagCommand(), e.leasesCommand(), e.unloggedCommand())
 	e.addGroup(root, "keep", "Keep it:", e.parkedCommand(), e.rebuildCommand(), e.adoptCommand(), e.versionCommand())
 	root.AddCommand(e.workerCommand())

@@ -21,17 +21,17 @@ import (
 
 // crate has a field of each kind that a state can have.
 type crate struct {
-	A     int64            `json:"a"`
-	B     int64            `json:"b"`
-	Flag  bool             `json:"flag"`
-	Name  string           `json:"name"`
+	A     int64             `json:"a"`
+	B     int64             `json:"b"`
+	Flag  bool              `json:"flag"`
+	Name  string            `json:"name"`
 	In    packed            `json:"in"`
 	Next  *packed           `json:"next"`
-	Opt   *int64           `json:"opt"`
+	Opt   *int64            `json:"opt"`
 	By    map[string]packed `json:"by"`
-	Sums  map[string]int64 `json:"sums"`
+	Sums  map[string]int64  `json:"sums"`
 	Items []packed          `json:"items"`
-	Pair  [2]int64         `json:"pair"`
+	Pair  [2]int64          `json:"pair"`
 }
 
 type packed struct {
@@ -126,7 +126,7 @@ func crates() *deja.Service {
 }
 
 var (
-	whats   = []string{"a", "b", "flag", "name", "in", "next", "opt", "by", "by", "sums", "sums", "drop", "push", "pop", "pair", "touch"}
+	whats     = []string{"a", "b", "flag", "name", "in", "next", "opt", "by", "by", "sums", "sums", "drop", "push", "pop", "pair", "touch"}
 	crateKeys = []string{"k", "a.b", "#", "x y", "0"}
 )
 
