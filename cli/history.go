@@ -63,6 +63,7 @@ func (e *Env) historyOf(ctx context.Context, db *Database) (*history.History, er
 		return nil, err
 	}
 	db.closes = append(db.closes, h.Close)
+	db.Source = h.Source() // which finds decisions by the index
 	return h, nil
 }
 

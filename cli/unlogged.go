@@ -56,7 +56,8 @@ func (e *Env) unlogged(ctx context.Context, show bool) (err error) {
 	}
 	list := func(*journal.Entry) error { return nil }
 	if show {
-		list = e.logPrinter()
+		line := e.logPrinter(&columns{})
+		list = func(d *journal.Entry) error { return line(ctx, d) }
 	}
 	for p := range db.Source.Partitions() {
 		a, err := e.unloggedOf(ctx, db, p, marks[p], list)

@@ -48,3 +48,8 @@ func (h *History) stateOf(ctx context.Context, p Point) (*deja.State, Origin, er
 	where, err := h.originOf(ctx, p)
 	return st, where, err
 }
+
+// StateUpTo returns the state of a key after the decisions of its partition with N ≤ last. It is the caller's.
+func (h *History) StateUpTo(ctx context.Context, s deja.Stream, last int64) (*deja.State, error) {
+	return h.steps.state(ctx, s, last)
+}

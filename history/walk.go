@@ -16,6 +16,11 @@ func (h *History) Steps(ctx context.Context, p Point, back bool) iter.Seq2[*Step
 	return h.steps.key(ctx, p.Stream, 0, p.n(), back)
 }
 
+// Decided returns the message of a decision.
+func (h *History) Decided(ctx context.Context, partition int32, n int64) (*Step, error) {
+	return h.steps.decision(ctx, place{partition, n})
+}
+
 // Next returns the message of the same key after a step. Where there is none, as in all that leads from a step to another one,
 // the error wraps [replay.ErrNotFound].
 func (h *History) Next(ctx context.Context, s *Step) (*Step, error) {

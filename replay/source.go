@@ -98,6 +98,11 @@ func (s *Source) After(ctx context.Context, partition int32, mark driver.Logged)
 
 // Decision returns decision n of a partition.
 func (s *Source) Decision(ctx context.Context, partition int32, n int64) (journal.Entry, error) {
+	if s.index != nil {
+		if last, err := s.index.Last(ctx, partition); err == nil && n <= last {
+			return s.index.Entry(ctx, partition, n)
+		}
+	}
 	for e, err := range s.Decisions(ctx, partition, n) {
 		if err != nil {
 			return journal.Entry{}, err
