@@ -64,8 +64,11 @@ func (e *Env) root() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		// The arguments are checked by now: what fails from here on is no wrong usage, or says so itself.
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			e.running = true
+			if err := cmd.ValidateFlagGroups(); err != nil {
+				return Usagef("%w", err)
+			}
 			e.keepSecrets()
 			return e.compile()
 		},
@@ -98,6 +101,9 @@ func (e *Env) root() *cobra.Command {
 		e.divergeCommand(),
 		e.whenCommand(),
 		e.bisectCommand(),
+		e.whatIfCommand(),
+		e.traceCommand(),
+		e.queryCommand(),
 	)
 	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand(), e.archiveCommand())
 	e.addGroup(root, "run", "Run it:", e.runCommand(), e.topicsCommand(), e.lagCommand(), e.leasesCommand(), e.unloggedCommand())

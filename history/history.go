@@ -36,6 +36,7 @@ type Config struct {
 
 // A History is a service's past, read-only. It is safe for concurrent use.
 type History struct {
+	service *deja.Service
 	machine *deja.Machine
 	source  *replay.Source
 	log     driver.Log
@@ -51,7 +52,7 @@ func Open(ctx context.Context, cfg Config) (*History, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &History{machine: src.Machine(), source: src, log: cfg.Log, ledger: cfg.Ledger}
+	h := &History{service: cfg.Service, machine: src.Machine(), source: src, log: cfg.Log, ledger: cfg.Ledger}
 	x, err := openIndex(ctx, &cfg, src)
 	if err != nil {
 		return nil, fmt.Errorf("index the history of %s: %w", h.machine.Name(), err)

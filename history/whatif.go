@@ -128,7 +128,10 @@ func (h *History) WhatIf(ctx context.Context, o Overlay, opt WhatIfOptions) (*Wh
 	if err != nil {
 		return nil, fmt.Errorf("what if: %w", err)
 	}
-	w := &WhatIf{Facts: opt.Facts.String(), UpTo: opt.To.Last, Complete: true, Lived: l.lived, Converged: true, Notes: p.notes}
+	w := &WhatIf{
+		Facts: opt.Facts.String(), UpTo: opt.To.Last, Complete: true, Lived: l.lived, Converged: true, Notes: p.notes,
+		Differing: []Differing{}, States: []KeyDiff{}, Gained: []Emission{}, Lost: []Emission{}, Paradoxes: []Paradox{}, Holes: []Emission{},
+	}
 	if err := w.tell(ctx, l); err != nil {
 		return nil, fmt.Errorf("what if: %w", err)
 	}
@@ -174,7 +177,7 @@ func (w *WhatIf) tell(ctx context.Context, l *lifetime) error {
 		first := w.Differing[i]
 		w.First = &first
 	}
-	w.Holes = l.holes
+	w.Holes = append(w.Holes, l.holes...)
 	if err := w.orphans(ctx, l); err != nil {
 		return err
 	}
@@ -313,7 +316,7 @@ func (w *WhatIf) states(ctx context.Context, l *lifetime) error {
 
 // keyDiff compares a key at the end with what it was then.
 func (l *lifetime) keyDiff(ctx context.Context, s deja.Stream) (KeyDiff, error) {
-	d := KeyDiff{Key: s.String()}
+	d := KeyDiff{Key: s.String(), Fields: []FieldDiff{}}
 	sp := l.streams[s]
 	was, err := l.h.steps.state(ctx, s, sp.last)
 	if err != nil {
@@ -370,4 +373,9 @@ func parks(s *Step) int64 {
 		return -1
 	}
 	return 0
+}
+
+// Differs reports whether anything would have been otherwise, but for the edits themselves.
+func (w *WhatIf) Differs() bool {
+	return w.First != nil || len(w.States)+len(w.Gained)+len(w.Lost)+len(w.Paradoxes) > 0
 }

@@ -1,0 +1,163 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/history"
+)
+
+func (e *Env) traceCommand() *cobra.Command {
+	var t tracing
+	cmd := &cobra.Command{
+		Use:   "trace LOCATOR",
+		Short: "Follow a message to its causes, and to all that it caused",
+		Long: `Follow a message to its causes, up to the first one in this history, and to all messages in it that it caused.
+
+With --why or --impact only the one or the other is answered. --dot writes a graph for Graphviz: trace … --dot | dot -Tsvg.`,
+		Example: e.examples("trace 0190163d", "trace "+e.exampleKey("576")+"@17 --why --json", "trace 0190163d --dot"),
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return e.trace(cmd.Context(), args[0], t) },
+	}
+	cmd.Flags().BoolVar(&t.why, "why", false, "the causes alone")
+	cmd.Flags().BoolVar(&t.impact, "impact", false, "what it caused alone")
+	cmd.Flags().BoolVar(&t.dot, "dot", false, "write a graph in the DOT language")
+	cmd.MarkFlagsMutuallyExclusive("why", "impact")
+	e.addIndexFlags(cmd)
+	return cmd
+}
+
+type tracing struct{ why, impact, dot bool }
+
+// traceAnswer are the causes of a message, and what it caused.
+type traceAnswer struct {
+	ID       deja.ID      `json:"id"`
+	Why      []tracedLink `json:"why"`               // from the message to its first cause
+	Outside  string       `json:"outside,omitempty"` // the cause of the last of them, which is not in this history
+	Impact   []tracedLink `json:"impact"`            // causes before what they caused; depth 0 is the message
+	Complete bool         `json:"complete"`          // the first cause is in this history
+}
+
+// tracedLink is a message in a chain or tree of causes.
+type tracedLink struct {
+	Depth    int           `json:"depth"`
+	ID       deja.ID       `json:"id"`
+	Cause    deja.ID       `json:"cause,omitzero"`
+	Kind     string        `json:"kind"`
+	Type     string        `json:"type"`
+	Key      string        `json:"key"`
+	Position deja.Position `json:"position"`
+	Status   string        `json:"status"`
+	Version  int64         `json:"version"`
+	Time     time.Time     `json:"time"`
+	Events   []string      `json:"events"` // their types
+}
+
+func tracedOf(l history.Link) tracedLink {
+	a := tracedLink{
+		Depth: l.Depth, ID: l.ID, Cause: l.Cause, Kind: l.Kind.String(), Type: l.Type, Key: keyText(l.Stream), Position: l.Position,
+		Status: l.Status.String(), Version: l.Version, Time: l.Time, Events: []string{},
+	}
+	for _, ev := range l.Events {
+		a.Events = append(a.Events, ev.Type)
+	}
+	return a
+}
+
+func (e *Env) trace(ctx context.Context, text string, t tracing) (err error) {
+	at, err := e.locator("argument", text)
+	if err != nil {
+		return err
+	}
+	db, h, err := e.openHistory(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.CloseInto(&err)
+	s, err := h.Step(ctx, at)
+	if err != nil {
+		return err
+	}
+	a := traceAnswer{ID: s.ID, Why: []tracedLink{}, Impact: []tracedLink{}, Complete: true}
+	if !t.impact {
+		for l, err := range h.Why(ctx, s) {
+			if errors.Is(err, history.ErrOutside) {
+				a.Outside, a.Complete = a.Why[len(a.Why)-1].Cause.String(), false
+				break
+			}
+			if err != nil {
+				return err
+			}
+			a.Why = append(a.Why, tracedOf(l))
+		}
+	}
+	if !t.why {
+		for l, err := range h.Impact(ctx, s) {
+			if err != nil {
+				return err
+			}
+			a.Impact = append(a.Impact, tracedOf(l))
+		}
+	}
+	switch {
+	case t.dot:
+		return e.printDot(&a)
+	case e.json:
+		return e.Answer(a)
+	}
+	return e.printTrace(&a, t)
+}
+
+func (e *Env) printTrace(a *traceAnswer, t tracing) error {
+	w := e.table()
+	if !t.impact {
+		fmt.Fprintln(w, e.paint(bold, "why"))
+		if a.Outside != "" {
+			fmt.Fprintf(w, "  %s\tnot in this history\n", a.Outside)
+		}
+		for i := len(a.Why) - 1; i >= 0; i-- {
+			printLink(w, &a.Why[i], len(a.Why)-1-i)
+		}
+	}
+	if !t.why {
+		fmt.Fprintln(w, e.paint(bold, "impact"))
+		for i := range a.Impact {
+			printLink(w, &a.Impact[i], a.Impact[i].Depth)
+		}
+	}
+	return w.Flush()
+}
+
+func printLink(w interface{ Write([]byte) (int, error) }, l *tracedLink, depth int) {
+	fmt.Fprintf(w, "  %s%s\t%s %s\t%s\t%s\t%s\n", strings.Repeat("  ", depth), l.ID, l.Kind, l.Type, l.Key, l.Status, l.Position)
+}
+
+// printDot writes the graph. Names are quoted as DOT asks: only the quote and the backslash are special.
+func (e *Env) printDot(a *traceAnswer) error {
+	quoted := func(s string) string { return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"` }
+	fmt.Fprintln(e.Stdout, "digraph trace {\n  rankdir=LR\n  node [shape=box, fontname=monospace]")
+	drawn := map[deja.ID]bool{}
+	for _, l := range append(a.Why, a.Impact...) {
+		if drawn[l.ID] {
+			continue
+		}
+		drawn[l.ID] = true
+		label := fmt.Sprintf("%s %s\n%s, %s\n%s", l.Kind, l.Type, l.Key, l.Status, l.Position)
+		style := ""
+		if l.ID == a.ID {
+			style = ", penwidth=3"
+		}
+		fmt.Fprintf(e.Stdout, "  %s [label=%s%s]\n", quoted(l.ID.String()), strings.ReplaceAll(quoted(label), "\n", `\n`), style)
+		if !l.Cause.IsZero() {
+			fmt.Fprintf(e.Stdout, "  %s -> %s\n", quoted(l.Cause.String()), quoted(l.ID.String()))
+		}
+	}
+	_, err := fmt.Fprintln(e.Stdout, "}")
+	return err
+}
