@@ -27,9 +27,18 @@ type builder struct {
 	identity string
 	progress func(done, total int64)
 	limits   trail.Limits
-	live     int // states that are kept while it builds
+	live     int   // states that are kept while it builds
+	every    int64 // decisions between two reports of progress
+	point    int   // decisions of a stream between two states that are noted
 
 	done, total int64
+}
+
+func newBuilder(cfg *Config, src *replay.Source) *builder {
+	return &builder{
+		machine: src.Machine(), source: src, log: cfg.Log, path: cfg.Index, progress: cfg.Progress, limits: trail.DefaultLimits,
+		inbox: wire.Inbox(src.Machine().Name()), live: maxLive, every: reportEvery, point: pointEvery,
+	}
 }
 
 // identify returns a text that differs wherever an index cannot serve: another service, log or number of partitions, or

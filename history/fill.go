@@ -43,7 +43,7 @@ func (f *filler) run(ctx context.Context) error {
 		if err := f.add(ctx, e); err != nil {
 			return fmt.Errorf("decision %d of partition %d: %w", e.N, f.partition, err)
 		}
-		if f.done++; f.done%reportEvery == 0 {
+		if f.done++; f.done%f.every == 0 {
 			f.report()
 		}
 	}
@@ -106,7 +106,7 @@ func (b *builder) fields(dst []canon.Field, st *deja.State) ([]byte, []canon.Fie
 // fold applies a decision's events, and notes what they write; now and then also what the state was before.
 func (f *filler) fold(l *live, d *journal.Entry) error {
 	e := &f.entry
-	if l.passed >= pointEvery && (l.bytes >= len(l.data) || l.passed >= pointMost) && l.state.Version > 0 {
+	if l.passed >= f.point && (l.bytes >= len(l.data) || l.passed >= pointMost) && l.state.Version > 0 {
 		e.Point, e.PointVersion = l.data, l.state.Version
 		l.passed, l.bytes = 0, 0
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/trail"
-	"github.com/dejalog/deja/internal/wire"
 	"github.com/dejalog/deja/replay"
 )
 
@@ -264,12 +263,13 @@ func (x *index) close() error {
 
 // openIndex opens the index of a history, and brings it up to the history's end.
 func openIndex(ctx context.Context, cfg *Config, src *replay.Source) (*index, error) {
-	x := &index{builder: builder{
-		machine: src.Machine(), source: src, log: cfg.Log, path: cfg.Index, progress: cfg.Progress, limits: trail.DefaultLimits,
-		inbox: wire.Inbox(src.Machine().Name()), live: maxLive,
-	}}
+	return newBuilder(cfg, src).index(ctx, cfg.Build)
+}
+
+func (b *builder) index(ctx context.Context, build string) (*index, error) {
+	x := &index{builder: *b}
 	var err error
-	if x.identity, err = x.identify(ctx, cfg.Build); err != nil {
+	if x.identity, err = x.identify(ctx, build); err != nil {
 		return nil, err
 	}
 	if x.trail, x.notes, err = x.open(ctx); err != nil {

@@ -87,6 +87,9 @@ func create(path string, r *root, from *Trail) (t *Trail, err error) {
 	if path == "" {
 		dir, name = os.TempDir(), "deja-history"
 	}
+	if path != "" {
+		removeParts(path)
+	}
 	f, err := os.CreateTemp(dir, name+".*.part")
 	if err != nil {
 		return nil, err
@@ -111,6 +114,14 @@ func create(path string, r *root, from *Trail) (t *Trail, err error) {
 		return nil, err
 	}
 	return t, syncDir(path)
+}
+
+// removeParts removes what others left that were killed while they made the file at a path. Who makes it holds the lock.
+func removeParts(path string) {
+	parts, _ := filepath.Glob(path + ".*.part") // of a path with odd characters they stay
+	for _, p := range parts {
+		_ = os.Remove(p)
+	}
 }
 
 // fill writes the header, copies what a root has, and commits it.
