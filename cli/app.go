@@ -100,6 +100,7 @@ func (e *Env) root() *cobra.Command {
 		e.diffCommand(),
 		e.divergeCommand(),
 		e.whenCommand(),
+		e.minCommand(),
 		e.bisectCommand(),
 		e.whatIfCommand(),
 		e.traceCommand(),

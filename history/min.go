@@ -37,7 +37,7 @@ type Minimal struct {
 // false before it. The history is closed: with a message it has the one that caused it. It is the same each time it is looked
 // for. Where ctx ends before it is known to be minimal, the smallest history so far is returned, and Complete is false.
 func (h *History) Minimal(ctx context.Context, first *Step, p Predicate) (*Minimal, error) {
-	m := &Minimal{Key: first.Stream.String(), Complete: true}
+	m := &Minimal{Key: first.Stream.String(), Messages: []Message{}, Complete: true}
 	var err error
 	if m.FirstBad, err = h.message(ctx, first); err != nil {
 		return nil, err
