@@ -155,8 +155,30 @@ func (c *compiler) fault(text string, e *cel.Error) string {
 	if name, ok := quotedIn(e.Message, "no viable alternative at input '."); ok {
 		return fmt.Sprintf("%s is a word of CEL itself: as a field, it is written .`%[1]s`", name)
 	}
-	msg, _, _ := strings.Cut(e.Message, " expecting {")
-	return strings.Replace(msg, "'<EOF>'", "the end of the text", 1)
+	if op, ok := quotedIn(e.Message, "no matching overload for '"); ok {
+		if args, ok := quotedIn(e.Message, "applied to '("); ok {
+			return unfit(op, strings.TrimSuffix(args, ")"))
+		}
+	}
+	if strings.Contains(e.Message, "input '<EOF>'") {
+		return "it ends too early"
+	}
+	msg, _, _ := strings.Cut(e.Message, " expecting ")
+	return msg
+}
+
+// unfit says that a function has no meaning for types.
+func unfit(op, args string) string {
+	sign := strings.Trim(op, "_")
+	left, right, two := strings.Cut(args, ", ")
+	msg := fmt.Sprintf("there is no %s(%s)", sign, args)
+	if two && op == "_"+sign+"_" {
+		msg = fmt.Sprintf("there is no %s %s %s", left, sign, right)
+	}
+	if strings.Contains(args, "double") {
+		msg += "; integers go with integers"
+	}
+	return msg
 }
 
 // cut returns a text from a place on.

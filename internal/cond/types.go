@@ -132,9 +132,16 @@ func (p *provider) NewValue(name string, fields map[string]ref.Val) ref.Val {
 // instead says which of the names that there are may be meant by one: those at most a third of it away, the nearest first;
 // else all, as far as they are few.
 func instead(name string, all []string) string {
-	near := slices.DeleteFunc(slices.Clone(all), func(s string) bool { return distance(name, s) > max(len(name), len(s))/3 })
+	near := slices.DeleteFunc(slices.Clone(all), func(s string) bool {
+		return distance(name, s) > max(len(name), len(s))/3 && !strings.HasPrefix(s, name+"-") // which reads as a difference
+	})
 	slices.SortStableFunc(near, func(a, b string) int { return distance(name, a) - distance(name, b) })
 	if len(near) > 0 {
+		for i, s := range near {
+			if strings.Contains(s, "-") {
+				near[i] = "`" + s + "`"
+			}
+		}
 		return "did you mean " + strings.Join(near, " or ") + "?"
 	}
 	const few = 12
