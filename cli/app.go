@@ -26,6 +26,9 @@ type App struct {
 	DefaultDB string                            // where --db and DEJA_DB are not given; "" is <service>.db
 	Commands  func(*Env) []*cobra.Command       // the service's own
 	Bare      func(context.Context, *Env) error // what it does without arguments; nil: it prints its help
+
+	// Classes names fields of commands and events by what they are, for redaction: "personal": {"account.enter.operation"}.
+	Classes map[string][]string
 }
 
 // Main runs the command that args name, of which the first is the program, and returns the code to exit with: 0 done,
@@ -105,6 +108,7 @@ func (e *Env) root() *cobra.Command {
 		e.whatIfCommand(),
 		e.traceCommand(),
 		e.queryCommand(),
+		e.bundleCommand(),
 	)
 	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand(), e.archiveCommand())
 	e.addGroup(root, "run", "Run it:", e.runCommand(), e.topicsCommand(), e.lagCommand(), e.leasesCommand(), e.unloggedCommand())

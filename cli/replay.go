@@ -144,35 +144,43 @@ func (e *Env) replayInto(ctx context.Context, to *moment, into, from string) (er
 // Into fills the file at path with a past, from the beginning or, if one is named, from a snapshot on. It ends
 // read-only: its lock file goes, so that it counts as a copy until somebody adopts it.
 func (e *Env) Into(ctx context.Context, db *Database, path, from string, opt replay.Options) (a Replayed, err error) {
-	if err := claim(path); err != nil {
-		return a, err
-	}
 	began := time.Now()
+	a.StateHash, err = e.fill(ctx, path, from, func(target replay.Target) error {
+		tell, end := e.Progress("replaying into " + path)
+		opt.Progress = tell
+		cut, n, err := db.Source.Into(ctx, target, opt)
+		end()
+		if err == nil {
+			e.notes(cut)
+			a.Messages, a.Position = n, cut.String()
+		}
+		return err
+	})
+	a.Seconds = time.Since(began).Seconds()
+	return a, err
+}
+
+// fill makes the file at path a past: with makes it so, on top of a snapshot if one is named. It returns the hash of its
+// states.
+func (e *Env) fill(ctx context.Context, path, from string, with func(replay.Target) error) (hash replay.Hash, err error) {
+	if err := claim(path); err != nil {
+		return hash, err
+	}
 	if err := e.beginAt(ctx, path, from); err != nil {
-		return a, err
+		return hash, err
 	}
 	target, err := sqlite.Open(ctx, path)
 	if err != nil {
-		return a, err
+		return hash, err
 	}
-	tell, end := e.Progress("replaying into " + path)
-	opt.Progress = tell
-	cut, n, err := db.Source.Into(ctx, replay.Target{Log: target.Log(), Store: target.Store()}, opt)
-	end()
-	if err == nil {
-		e.notes(cut)
-		a.Messages, a.Position = n, cut.String()
-		a.StateHash, err = replay.HashStore(ctx, e.machine, target.Store())
+	if err = with(replay.Target{Log: target.Log(), Store: target.Store()}); err == nil {
+		hash, err = replay.HashStore(ctx, e.machine, target.Store())
 	}
 	if err = errors.Join(err, target.Close()); err != nil {
 		e.Notef("%s is not finished: the same command goes on with it", path)
-		return a, err
+		return hash, err
 	}
-	if err := seal(path, a.StateHash); err != nil {
-		return a, err
-	}
-	a.Seconds = time.Since(began).Seconds()
-	return a, nil
+	return hash, seal(path, hash)
 }
 
 // beginAt makes the file at path out of a snapshot, unless there is none or an earlier replay has begun already.
