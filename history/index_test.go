@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -651,4 +652,66 @@ func TestACancelledIndexGoesOn(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An answer that comes upon damage goes on where it was, from the index that is built anew meanwhile.
+func TestAnAnswerGoesOnPastDamage(t *testing.T) {
+	eachIndexed(t, 6, func(t *testing.T, w *indexed) {
+		w.limits = trail.Limits{Rows: 30, Data: 1 << 20, Block: 500}
+		w.lives(250)
+		mustClose(t, w.open("build"))
+		naive := w.naive()
+		busiest := slices.MaxFunc(naive.streams, func(a, b deja.Stream) int { return len(naive.keys[a]) - len(naive.keys[b]) })
+		for _, ask := range []func(steps) iter.Seq2[*Step, error]{
+			func(x steps) iter.Seq2[*Step, error] { return x.key(t.Context(), busiest, 0, 1<<40, false) },
+			func(x steps) iter.Seq2[*Step, error] { return x.key(t.Context(), busiest, 0, 1<<40, true) },
+			func(x steps) iter.Seq2[*Step, error] {
+				return x.scan(t.Context(), func(deja.Stream) bool { return true }, x.upTo())
+			},
+		} {
+			var want []*Step
+			for s := range ask(naive) {
+				want = append(want, s)
+			}
+			x := w.open("build")
+			i, ruins := 0, maxHealed // more often than that is too often
+			for got, err := range ask(x) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i == len(want) {
+					t.Fatalf("there are more than %d steps", i)
+				}
+				if ruins > 0 && w.rng.IntN(6) == 0 {
+					ruin(t, w.path)
+					ruins--
+				}
+				if !reflect.DeepEqual(plain(got), plain(want[i])) {
+					t.Fatalf("step %d is\n%+v, want\n%+v", i, got, want[i])
+				}
+				i++
+			}
+			if i != len(want) {
+				t.Fatalf("%d steps, want %d", i, len(want))
+			}
+			mustClose(t, x)
+		}
+	})
+}
+
+// ruin overwrites all of an index but its header, once.
+func ruin(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, info.Size()-4096), 4096); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -1,7 +1,9 @@
 // History measures the debugger's index: how fast it is built and how large it is, and what the queries on it cost. It makes a
 // history of the bank of its own, and keeps it and its index in a directory, to be used again.
 //
-//	go run ./internal/bench/history -messages 1000000
+//	go run ./internal/bench/history
+//
+// Machines are shared and noisy: compare figures of one run only.
 package main
 
 import (
@@ -9,29 +11,94 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/dejalog/deja/examples/bank/service"
 )
 
+// settings are the command line.
+type settings struct {
+	messages, keys, runs int
+	large                bool
+	dir                  string
+}
+
 func main() {
-	messages := flag.Int("messages", 1_000_000, "messages of the history; 10 times as many with -large")
-	keys := flag.Int("keys", 10_000, "keys that they are spread over")
-	large := flag.Bool("large", false, "also measure on ten times the messages, and print the ratios")
-	runs := flag.Int("runs", 3, "runs of each measurement; the median counts")
-	dir := flag.String("dir", "", "`DIR` of the histories; a temporary one by default")
+	var s settings
+	flag.IntVar(&s.messages, "messages", 1_000_000, "messages of the history")
+	flag.IntVar(&s.keys, "keys", 10_000, "keys that they are spread over")
+	flag.IntVar(&s.runs, "runs", 3, "runs of each measurement; the median counts")
+	flag.BoolVar(&s.large, "large", false, "measure on ten times the messages, too, and print the ratios")
+	flag.StringVar(&s.dir, "dir", "", "`DIR` of the histories, to be used again; a temporary one by default")
 	flag.Parse()
-	if err := run(*messages, *keys, *runs, *large, *dir); err != nil {
+	if err := s.run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "history:", err)
 		os.Exit(1)
 	}
 }
 
-func run(messages, keys, runs int, large bool, dir string) error {
-	if dir == "" {
+func (s *settings) run(ctx context.Context) error {
+	if s.dir == "" {
 		var err error
-		if dir, err = os.MkdirTemp("", "deja-bench-history"); err != nil {
+		if s.dir, err = os.MkdirTemp("", "deja-bench-history"); err != nil {
 			return err
 		}
-		defer os.RemoveAll(dir)
+		defer os.RemoveAll(s.dir)
 	}
-	ctx := context.Background()
-	return create(ctx, fmt.Sprintf("%s/%d.db", dir, messages), messages, keys)
+	small, err := s.measure(ctx, s.messages)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%d messages over %d keys, and %d of one key; median of %d\n\n", s.messages, s.keys, min(hot, s.messages/10), s.runs)
+	small.print(nil)
+	if err := s.minimal(ctx); err != nil {
+		return err
+	}
+	if !s.large {
+		return nil
+	}
+	large, err := s.measure(ctx, 10*s.messages)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%d messages, and how many times the figure before\n\n", 10*s.messages)
+	large.print(small)
+	return nil
+}
+
+// A figure is a line of the table.
+type figure struct {
+	name, unit, bound string
+	value             float64
+}
+
+type figures []figure
+
+func (fs figures) print(before figures) {
+	for i, f := range fs {
+		fmt.Printf("%-62s %12.3f %-11s %s", f.name, f.value, f.unit, f.bound)
+		if before != nil && before[i].value > 0 {
+			fmt.Printf("  %.2f×", f.value/before[i].value)
+		}
+		fmt.Println()
+	}
+}
+
+// measure takes all figures of a history of so many messages.
+func (s *settings) measure(ctx context.Context, messages int) (figures, error) {
+	path := filepath.Join(s.dir, fmt.Sprintf("%d.db", messages))
+	if err := create(ctx, path, service.Service(), messages, transfers(messages, s.keys)); err != nil {
+		return nil, fmt.Errorf("make a history: %w", err)
+	}
+	m := &measurement{path: path, index: path + ".index", keys: s.keys, runs: s.runs}
+	if err := m.run(ctx); err != nil {
+		return nil, err
+	}
+	return m.figures, nil
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/examples/bank/account"
-	"github.com/dejalog/deja/examples/bank/service"
 	"github.com/dejalog/deja/sqlite"
 )
 
@@ -23,8 +22,7 @@ const (
 )
 
 // create makes a database with the history of so many messages, unless it is there already; the service itself decides them.
-// All but those of one key are spread over the keys, and every other one has a random ID, the rest have time-ordered ones.
-func create(ctx context.Context, path string, messages, keys int) error {
+func create(ctx context.Context, path string, svc *deja.Service, messages int, message func(i int) deja.Request) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
@@ -33,14 +31,14 @@ func create(ctx context.Context, path string, messages, keys int) error {
 		return err
 	}
 	defer db.Close()
-	eng, err := engine.New(engine.Config{Service: service.Service(), Log: db.Log(), Store: db.Store(), Logger: slog.New(slog.DiscardHandler)})
+	eng, err := engine.New(engine.Config{Service: svc, Log: db.Log(), Store: db.Store(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
 	run, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- eng.Run(run) }()
-	err = send(ctx, eng.Client(), messages, keys)
+	err = send(ctx, eng.Client(), messages, message)
 	for err == nil {
 		at, failed := db.Store().Progress(ctx, 0)
 		if err = failed; at.Position >= int64(messages) {
@@ -64,13 +62,29 @@ func create(ctx context.Context, path string, messages, keys int) error {
 	return errors.Join(os.Rename(path+".part", path), os.Rename(path+".part.lock", path+".lock"))
 }
 
-func send(ctx context.Context, client deja.Client, messages, keys int) error {
-	day := time.Date(1993, 1, 1, 0, 0, 0, 0, time.UTC)
-	symbols := []string{"household", "statement_fee", "interest", "pension", "insurance", "loan"}
+func send(ctx context.Context, client deja.Client, messages int, message func(i int) deja.Request) error {
 	batch := make([]deja.Request, 0, chunk)
 	for i := range messages {
+		batch = append(batch, message(i))
+		if len(batch) == chunk || i == messages-1 {
+			if _, err := client.Send(ctx, batch...); err != nil {
+				return err
+			}
+			batch = batch[:0]
+		}
+	}
+	return nil
+}
+
+// transfers returns transactions of the bank. All but those of one key are spread over the keys, and every other one has a
+// random ID, the rest have time-ordered ones.
+func transfers(messages, keys int) func(i int) deja.Request {
+	day := time.Date(1993, 1, 1, 0, 0, 0, 0, time.UTC)
+	symbols := []string{"household", "statement_fee", "interest", "pension", "insurance", "loan"}
+	every := messages / min(hot, messages/10)
+	return func(i int) deja.Request {
 		key := fmt.Sprint(1 + i*7919%keys)
-		if hots := min(hot, messages/10); i%(messages/hots) == 0 {
+		if i%every == 0 {
 			key = hotKey
 		}
 		c := account.Enter{
@@ -85,15 +99,8 @@ func send(ctx context.Context, client deja.Client, messages, keys int) error {
 			id = v4()
 		}
 		at := day.Add(time.Duration(i) * 24 * time.Hour * 2190 / time.Duration(messages)).Truncate(24 * time.Hour)
-		batch = append(batch, deja.Request{ID: id, Key: key, Command: c, BusinessTime: at})
-		if len(batch) == chunk || i == messages-1 {
-			if _, err := client.Send(ctx, batch...); err != nil {
-				return err
-			}
-			batch = batch[:0]
-		}
+		return deja.Request{ID: id, Key: key, Command: c, BusinessTime: at}
 	}
-	return nil
 }
 
 // v4 returns a random UUID, as most clients send.
