@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -20,7 +21,7 @@ type edits struct {
 func (e *Env) whatIfCommand() *cobra.Command {
 	var at moment
 	var ed edits
-	var facts string
+	var facts, build string
 	cmd := &cobra.Command{
 		Use:   "whatif [FILE.json | FIELD=VALUE]...",
 		Short: "What would have been, had messages been otherwise",
@@ -28,7 +29,8 @@ func (e *Env) whatIfCommand() *cobra.Command {
 
 The handlers of this build decide again what comes after, in memory, for the keys that it may change and only as long as they
 differ. With --facts fixed they do not: what was recorded stays, and is folded onto the states that there are then. Nothing is
-written, and no effect is called: one that the history has no answer to is shown as a hole.
+written, and no effect is called: one that the history has no answer to is shown as a hole. With --build another build of this
+service decides; without any edit, diverge compares builds.
 
 A message's ID may be any LOCATOR of it. --set changes fields of a JSON payload, each given as PATH=VALUE: behind the ID in the
 same word, or, of one --set, as arguments of their own. A VALUE that is no JSON is a text. --insert-after takes one FILE each,
@@ -53,7 +55,10 @@ Exit code 1: nothing would have been otherwise.`,
 			if err != nil {
 				return err
 			}
-			opt := history.WhatIfOptions{}
+			opt := history.WhatIfOptions{Program: build}
+			if facts == "fixed" && build != "" {
+				return Usagef("--facts fixed leaves nothing for --build to decide")
+			}
 			switch facts {
 			case "decided":
 			case "fixed":
@@ -73,6 +78,7 @@ Exit code 1: nothing would have been otherwise.`,
 	f.StringArrayVar(&ed.duplicate, "duplicate", nil, "the message with this `ID` was delivered twice")
 	f.StringVar(&facts, "facts", "decided", "what becomes of the other messages: decided again, or fixed")
 	complete(cmd, "facts", "decided", "fixed")
+	f.StringVar(&build, "build", "", "another build of the service, a `PROGRAM`, decides instead of this one")
 	at.addFlags(cmd, "at", "how far, a `LOCATOR`")
 	e.addIndexFlags(cmd)
 	return cmd
@@ -196,6 +202,9 @@ func (e *Env) whatIf(ctx context.Context, o history.Overlay, opt history.WhatIfO
 	e.notes(cut)
 	opt.To = lim
 	w, err := h.WhatIf(ctx, o, opt)
+	if errors.Is(err, history.ErrOverlay) || errors.Is(err, history.ErrProgram) {
+		return Usagef("%w", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -251,6 +260,9 @@ func (e *Env) printWhatIf(w *history.WhatIf) error {
 	how := "facts fixed"
 	if w.Facts == history.Decided.String() {
 		how = "decided again"
+	}
+	if w.Build != nil {
+		how += " by " + w.Build.Program
 	}
 	e.Notef("%s, %s", plural(w.Lived, "message"), how)
 	if w.Converged && len(w.Differing) > 0 {

@@ -85,7 +85,7 @@ func (f *facts) take(ctx context.Context, s *streamPlan, d *delivery) error {
 	}
 	for _, st := range s.groups[i].steps {
 		if e := f.of(st).edit; e != nil && e.Do != Drop {
-			return fmt.Errorf("it had message %s decided again, which is edited: with facts fixed it is not known how", st.ID)
+			return cannotBe("it had message %s decided again, which is edited: with facts fixed it is not known how", st.ID)
 		} else if e != nil {
 			continue
 		}
@@ -113,7 +113,7 @@ func (f *facts) know(d *delivery, status deja.Status) {
 // decide lets one message be decided on the state as it is.
 func (f *facts) decide(ctx context.Context, s *streamPlan, d *delivery) error {
 	if d.env.Kind == deja.KindAct {
-		return errors.New("it is an operator's act: with facts fixed it is not known what it would have had decided again")
+		return cannotBe("it is an operator's act: with facts fixed it is not known what it would have had decided again")
 	}
 	row, err := f.rowOf(s.stream)
 	if err != nil {

@@ -17,7 +17,8 @@ import (
 // A lifetime is a plan that is being lived, and what came of it.
 type lifetime struct {
 	*plan
-	world   *relive.World // of handlers that decide again
+	mind    mind // of handlers that decide again
+	build   *Build
 	lived   int64
 	list    []*settled
 	settled map[deja.Position]*settled // by where the message was
@@ -130,35 +131,26 @@ func (l *lifetime) decided(d relive.Decision) {
 	}
 }
 
-// live lets the handlers decide again. Unless it is to go on to the end, it leaves the keys that are as they were.
-func (l *lifetime) live(ctx context.Context, whole bool) error {
+// live lets the handlers decide again, of this build or another. This one leaves the keys that are as they were, unless it is to
+// go on to the end.
+func (l *lifetime) live(ctx context.Context, opt *WhatIfOptions) error {
 	past, err := l.past(ctx)
 	if err != nil {
 		return err
 	}
-	l.world, err = l.newWorld(ctx, past)
-	if err != nil {
+	if l.mind, err = l.newMind(ctx, past, opt.Program, opt.Patience); err != nil {
 		return err
 	}
-	var ms []relive.Message
 	size := 16
 	for order := l.order(); len(order) > 0; size = min(2*size, 1000) {
 		n := min(size, len(order))
-		ms = ms[:0]
-		for _, d := range order[:n] {
-			m, err := l.message(ctx, l.world, d)
-			if err != nil {
-				return err
-			}
-			ms = append(ms, m)
-		}
-		if err := l.world.Live(ctx, ms); err != nil {
+		if err := l.mind.live(ctx, order[:n]); err != nil {
 			return err
 		}
 		for _, d := range order[:n] {
 			l.pass(d)
 		}
-		if order = order[n:]; whole {
+		if order = order[n:]; opt.Whole || opt.Program != "" {
 			continue
 		}
 		if order, err = l.leave(ctx, order); err != nil {
@@ -214,7 +206,7 @@ func (l *lifetime) handled(s *streamPlan, partition int32) int {
 
 // rejoin notes that a stream is as it was at this point, if it is.
 func (l *lifetime) rejoin(ctx context.Context, s *streamPlan, partition int32) error {
-	row, err := l.world.Row(ctx, s.stream)
+	row, err := l.mind.row(ctx, s.stream)
 	if err != nil {
 		return err
 	}
@@ -314,8 +306,8 @@ func (l *lifetime) compared() []*settled {
 
 // row returns a stream's row at the end.
 func (l *lifetime) row(ctx context.Context, s deja.Stream) (driver.State, error) {
-	if l.world != nil {
-		return l.world.Row(ctx, s)
+	if l.mind != nil {
+		return l.mind.row(ctx, s)
 	}
 	return l.rows[s], nil
 }

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -44,6 +45,13 @@ type Edit struct {
 
 // An Overlay is all that is thought to have been otherwise at once. No message is edited twice.
 type Overlay []Edit
+
+// ErrOverlay is wrapped by the error for an edit that cannot be.
+var ErrOverlay = errors.New("that cannot be")
+
+func cannotBe(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrOverlay, fmt.Errorf(format, args...))
+}
 
 // edited is an edit, and what it is about.
 type edited struct {
@@ -91,9 +99,9 @@ func editable(e *edited, to Limits, seen map[deja.Position]bool) error {
 	case e.step.N > to.Last[at.Partition]:
 		return fmt.Errorf("%w: message %s was decided after the moment that is asked for", replay.ErrNotFound, e.step.ID)
 	case seen[at]:
-		return fmt.Errorf("message %s is edited twice", e.step.ID)
+		return cannotBe("message %s is edited twice", e.step.ID)
 	case e.step.Status == deja.DeadLetter && e.step.Stream == (deja.Stream{}):
-		return fmt.Errorf("what is at %s is no message", at)
+		return cannotBe("what is at %s is no message", at)
 	}
 	seen[at] = true
 	return nil
@@ -102,22 +110,22 @@ func editable(e *edited, to Limits, seen map[deja.Position]bool) error {
 // newcomer completes the message of an Insert.
 func (h *History) newcomer(e *edited) error {
 	if e.New == nil {
-		return fmt.Errorf("there is no message to insert")
+		return cannotBe("there is no message to insert")
 	}
 	env, err := e.New.envelope()
 	if err != nil {
-		return err
+		return cannotBe("%w", err)
 	}
 	if env.Stream.Aggregate == "" {
 		if env.Stream.Aggregate, err = deja.Target(env.Type); err != nil {
-			return err
+			return cannotBe("%w", err)
 		}
 	}
 	if err := env.Stream.Valid(); err != nil {
-		return fmt.Errorf("the message to insert: %w", err)
+		return cannotBe("the message to insert: %w", err)
 	}
 	if _, err := h.machine.NewState(env.Stream); err != nil {
-		return fmt.Errorf("the message to insert: %w", err)
+		return cannotBe("the message to insert: %w", err)
 	}
 	if env.ID.IsZero() {
 		env.ID = deja.DeriveID("deja/what-if/"+env.Stream.String()+"/"+env.Type, string(env.Payload)+e.After.String())
@@ -189,23 +197,23 @@ func (e *edited) set(contentType string, payload []byte) ([]byte, error) {
 		return e.Payload, nil
 	}
 	if contentType != "application/json" {
-		return nil, fmt.Errorf("the payload of message %s is %s: only all of it can be set", e.step.ID, contentType)
+		return nil, cannotBe("the payload of message %s is %s: only all of it can be set", e.step.ID, contentType)
 	}
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.UseNumber() // amounts stay what they are
 	var v any
 	if err := dec.Decode(&v); err != nil {
-		return nil, fmt.Errorf("the payload of message %s: %w", e.step.ID, err)
+		return nil, cannotBe("the payload of message %s: %w", e.step.ID, err)
 	}
 	for _, path := range slices.Sorted(maps.Keys(e.Fields)) {
 		var to any
 		dec := json.NewDecoder(bytes.NewReader(e.Fields[path]))
 		dec.UseNumber()
 		if err := dec.Decode(&to); err != nil {
-			return nil, fmt.Errorf("set %s of message %s: %w", path, e.step.ID, err)
+			return nil, cannotBe("set %s of message %s: %w", path, e.step.ID, err)
 		}
 		if err := putField(v, strings.Split(path, "."), to); err != nil {
-			return nil, fmt.Errorf("set %s of message %s: %w; the payload is %s", path, e.step.ID, err, payload)
+			return nil, cannotBe("set %s of message %s: %w; the payload is %s", path, e.step.ID, err, payload)
 		}
 	}
 	return json.Marshal(v)

@@ -362,7 +362,7 @@ func (p *plan) edit(ctx context.Context) error {
 		part := p.parts[e.step.Position.Partition]
 		at := slices.IndexFunc(part.todo, func(d *delivery) bool { return d.rec.Offset == e.step.Position.Offset && d.sub == 0 })
 		if at < 0 {
-			return fmt.Errorf("message %s at %s was found in conflict: nothing depends on it", e.step.ID, e.step.Position)
+			return cannotBe("message %s at %s was found in conflict: nothing depends on it", e.step.ID, e.step.Position)
 		}
 		d := part.todo[at]
 		switch e.Do {
@@ -450,17 +450,12 @@ func (p *plan) settle() {
 // edited message's ID is used in several: then they go by time, and a conflict comes after the message that it is one with.
 func (p *plan) order() []*delivery {
 	var lists [][]*delivery
-	own := 0
 	for _, part := range p.parts {
-		if part == nil {
-			continue
-		}
-		lists = append(lists, part.todo)
-		if slices.ContainsFunc(part.todo, func(d *delivery) bool { return d.own }) {
-			own++
+		if part != nil {
+			lists = append(lists, part.todo)
 		}
 	}
-	if own < 2 {
+	if !p.crossed() {
 		return slices.Concat(lists...)
 	}
 	var all []*delivery
@@ -482,6 +477,24 @@ func (p *plan) order() []*delivery {
 		first[d.env.ID] = true
 		all, lists[best] = append(all, d), lists[best][1:]
 	}
+}
+
+// crossed reports whether an edited message's ID is used in several partitions.
+func (p *plan) crossed() bool {
+	in := map[deja.ID]int32{}
+	for n, part := range p.parts {
+		if part == nil {
+			continue
+		}
+		for _, d := range part.todo {
+			if first, ok := in[d.env.ID]; d.own && ok && first != int32(n) {
+				return true
+			} else if d.own {
+				in[d.env.ID] = int32(n)
+			}
+		}
+	}
+	return false
 }
 
 // before reports whether a delivery comes before one of another partition.
@@ -565,13 +578,18 @@ func (p *plan) message(ctx context.Context, w *relive.World, d *delivery) (reliv
 	if killed > 0 {
 		m = w.Killed(d.rec, killed)
 	}
-	switch { // others, which are not lived, may have moved the clock on
+	return m.NotBefore(d.notBefore()), nil
+}
+
+// notBefore returns the time before which a delivery is not decided: others, which are not lived, may have moved the clock on.
+func (d *delivery) notBefore() time.Time {
+	switch {
 	case d.edit != nil && d.edit.Do != Set:
-		m = m.NotBefore(d.edit.floor)
+		return d.edit.floor
 	case d.step != nil:
-		m = m.NotBefore(d.step.Time)
+		return d.step.Time
 	}
-	return m, nil
+	return time.Time{}
 }
 
 // killed returns how many processes died of a message, if that is why it was parked.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/canon"
@@ -36,12 +37,16 @@ type WhatIfOptions struct {
 	Facts Facts
 	To    Limits // up to where; After is not looked at. The zero Limits is all there is
 	Whole bool   // live on where all is as it was again
+
+	Program  string        // the path of another build, which is to decide instead of this one
+	Patience time.Duration // how long its answer may take; 0: a minute
 }
 
 // WhatIf is what would have been.
 type WhatIf struct {
 	Facts     string      `json:"facts"`
-	First     *Differing  `json:"first"` // the first message that was settled otherwise; null: none
+	Build     *Build      `json:"build,omitempty"` // another build that decided
+	First     *Differing  `json:"first"`           // the first message that was settled otherwise; null: none
 	Differing []Differing `json:"differing"`
 	States    []KeyDiff   `json:"states"` // the keys that end otherwise
 	Gained    []Emission  `json:"gained"`
@@ -120,16 +125,22 @@ func (h *History) WhatIf(ctx context.Context, o Overlay, opt WhatIfOptions) (*Wh
 		return nil, fmt.Errorf("what if: %w", err)
 	}
 	l := newLifetime(p)
-	if opt.Facts == Fixed {
+	switch {
+	case opt.Facts != Fixed:
+		err = l.live(ctx, &opt)
+	case opt.Program != "":
+		err = cannotBe("with facts fixed there is nothing for another build to decide")
+	default:
 		err = l.keep(ctx)
-	} else {
-		err = l.live(ctx, opt.Whole)
+	}
+	if l.mind != nil {
+		defer l.mind.close()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("what if: %w", err)
 	}
 	w := &WhatIf{
-		Facts: opt.Facts.String(), UpTo: opt.To.Last, Complete: true, Lived: l.lived, Converged: true, Notes: p.notes,
+		Facts: opt.Facts.String(), UpTo: opt.To.Last, Complete: true, Lived: l.lived, Converged: true, Notes: p.notes, Build: l.build,
 		Differing: []Differing{}, States: []KeyDiff{}, Gained: []Emission{}, Lost: []Emission{}, Paradoxes: []Paradox{}, Holes: []Emission{},
 	}
 	if err := w.tell(ctx, l); err != nil {

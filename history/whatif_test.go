@@ -146,7 +146,7 @@ func (r *run) deliver(s sent) {
 	ctx := r.t.Context()
 	r.now = s.time
 	p := placing.Partition(s.env.Stream.Key, runPartitions)
-	at, err := r.log.Append(ctx, "boxes.inbox", []driver.Record{{Partition: p, Value: wire.AppendMessage(nil, &s.env)}})
+	at, err := r.log.Append(ctx, wire.Inbox(r.m.Name()), []driver.Record{{Partition: p, Value: wire.AppendMessage(nil, &s.env)}})
 	if err != nil {
 		r.t.Fatal(err)
 	}
