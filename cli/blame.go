@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/history"
 )
 
@@ -29,8 +30,9 @@ A POINT is a key, now or --at a moment, or a LOCATOR of a key at a moment or of 
 such as owner.name, limits["a.b"], items.0.sku, or items.# for how many there are; it stands for what is below it, too.
 --history lists all writes, the last first.
 
-In JSON each field is an object: {"path","value","old","new","by":{"id","type","n","position","version","time",
-"business_time","actor","source"}}; by is null where nobody wrote it, a value null where nothing is there.`,
+In JSON each field is an object: {"key","at","path","value","old","new","by":{"id","type","n","position","version","time",
+"business_time","actor","source"}}; at is the position of the key's last message by then; by is null where nobody wrote it, a
+value null where nothing is there.`,
 		Example: e.examples(
 			"blame "+e.exampleKey("576"),
 			"blame "+e.exampleKey("576")+"@17 balance",
@@ -58,6 +60,8 @@ In JSON each field is an object: {"path","value","old","new","by":{"id","type","
 
 // blameAnswer is a field, and who wrote it.
 type blameAnswer struct {
+	Key   string          `json:"key"`
+	At    deja.Position   `json:"at"` // the last message of the key that is looked at
 	Path  string          `json:"path"`
 	Value json.RawMessage `json:"value"`
 	Old   json.RawMessage `json:"old"`
@@ -81,7 +85,7 @@ func (e *Env) blame(ctx context.Context, text string, paths []string, q *blameQu
 		}
 	}
 	e.tell(p.Notes)
-	show := e.blamePrinter(h, p.Stream.Aggregate)
+	show := e.blamePrinter(h, p)
 	if q.history {
 		return e.writes(ctx, h, p, paths, q.limit, show)
 	}
@@ -119,11 +123,15 @@ func (e *Env) writes(ctx context.Context, h *history.History, p history.Point, p
 }
 
 // blamePrinter returns a function that prints who wrote a field.
-func (e *Env) blamePrinter(h *history.History, aggregate string) func(history.Blame) error {
+func (e *Env) blamePrinter(h *history.History, p history.Point) func(history.Blame) error {
 	const head, row = "%-20s  %-16s  %-30s  %7s  %-24s  %-24s  %-12s  %-20s  %s", "%-20s  %-16s  %-30s  %7d  %-24s  %-24s  %-12s  %-20s  %s\n"
-	begun := false
+	begun, aggregate := false, p.Stream.Aggregate
+	var last deja.Position
+	if p.Step != nil {
+		last = p.Step.Position
+	}
 	return func(b history.Blame) error {
-		a := blameAnswer{Path: b.Path, Value: valueOf(h, aggregate, b.Path, b.Value), By: writerOf(b.By)}
+		a := blameAnswer{Key: p.Stream.String(), At: last, Path: b.Path, Value: valueOf(h, aggregate, b.Path, b.Value), By: writerOf(b.By)}
 		if b.By != nil {
 			a.Old, a.New = valueOf(h, aggregate, b.Path, b.Old), valueOf(h, aggregate, b.Path, b.New)
 		}
@@ -132,6 +140,9 @@ func (e *Env) blamePrinter(h *history.History, aggregate string) func(history.Bl
 		}
 		if !begun {
 			begun = true
+			if p.Step != nil {
+				e.Notef("%s after the message at %s", a.Key, a.At)
+			}
 			line := fmt.Sprintf(head, "field", "value", "old → new", "version", "decided", "business time", "by", "type", "id")
 			fmt.Fprintln(e.Stdout, e.paint(bold, line))
 		}

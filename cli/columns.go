@@ -75,7 +75,10 @@ func (e *Env) openColumns(ctx context.Context, db *Database, q *logQuery) (*colu
 		return nil, err
 	}
 	c.h = h
-	return c, c.check(q.scope)
+	if err := c.check(q.scope); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // check returns an error for a column of a field that no state in the scope can have.

@@ -31,15 +31,6 @@ func (db *Database) all() []extent {
 	return of
 }
 
-// upTo returns the extents of what is up to a moment.
-func upTo(cut replay.Cut) []extent {
-	of := make([]extent, len(cut.Points))
-	for i, p := range cut.Points {
-		of[i] = extent{1, p.N}
-	}
-	return of
-}
-
 // decisions yields the decisions in extents, one of each partition, as far as they are there. Those of one partition come in
 // order; those of several by their times, and of equal times by partition, so that the order is always the same.
 func (db *Database) decisions(ctx context.Context, of []extent) iter.Seq2[*journal.Entry, error] {

@@ -45,7 +45,8 @@ func (e *Env) showMessage(ctx context.Context, text string) (err error) {
 	defer db.CloseInto(&err)
 	var h *history.History
 	if !e.index.none {
-		if h, err = e.historyOf(ctx, db); ctx.Err() != nil {
+		h, err = e.historyOf(ctx, db)
+		if err != nil && ctx.Err() != nil {
 			return err
 		}
 		if err != nil {
@@ -222,18 +223,15 @@ func (e *Env) decided(ctx context.Context, db *Database, m step.Message) (*decis
 
 // conflictAt returns the decision of the conflicting delivery at a position; the zero Entry where there is none yet.
 func (e *Env) conflictAt(ctx context.Context, db *Database, at deja.Position) (journal.Entry, error) {
-	for d, err := range db.Source.Decisions(ctx, at.Partition, 1) {
-		if err != nil {
-			return journal.Entry{}, err
-		}
-		if d.Decided.Status == deja.Conflicted && d.Cause.Position == at {
-			return *d, nil
-		}
-		if d.Covers > at.Offset {
-			break
-		}
+	n, err := db.Source.Handled(ctx, at)
+	if err != nil || n == 0 {
+		return journal.Entry{}, err
 	}
-	return journal.Entry{}, nil
+	d, err := db.Source.Decision(ctx, at.Partition, n)
+	if err != nil || d.Decided.Status != deja.Conflicted || d.Cause.Position != at {
+		return journal.Entry{}, err
+	}
+	return d, nil
 }
 
 func (e *Env) answer(d *journal.Entry, at deja.Position) *decisionAnswer {

@@ -103,7 +103,7 @@ func TestAWalkShowsWhatWasWrittenAndWhy(t *testing.T) {
 	for keys, want := range map[string]string{
 		"":             `balance: 0 → 1`,
 		"n":            `owner.name: "" → "ana"`,
-		" n":           `balance: 1 → 6`,
+		"2n":           `balance: 1 → 6`,
 		"2d":           `caused by [0-9a-f-]{36}`,
 		"p":            `\nthis is the first message of shelf/a`,
 		"G":            `because shelf.none`,

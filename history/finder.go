@@ -152,13 +152,15 @@ func (f *finder) beyond(ctx context.Context, at deja.Position, n int64) (bool, e
 	if err != nil {
 		return false, err
 	}
-	if inbox := !strings.HasSuffix(at.Topic, "journal"); inbox && s.Act.IsZero() {
+	inbox := !strings.HasSuffix(at.Topic, "journal")
+	if inbox && s.Act.IsZero() {
 		return s.Position.Offset > at.Offset, nil
-	} else if e, err := f.h.Entry(ctx, s); err != nil || inbox {
-		return err == nil && e.Through() > at.Offset, err
-	} else {
-		return e.Offset > at.Offset, nil
 	}
+	e, err := f.h.Entry(ctx, s)
+	if err != nil || inbox {
+		return err == nil && e.Through() > at.Offset, err
+	}
+	return e.Offset > at.Offset, nil
 }
 
 // Entry implements [replay.Index].

@@ -239,7 +239,7 @@ func (all told) causeOf(from place) place {
 
 // A locator names the same message whatever it is looked for in: the journal with or without a ledger, an index, an archive.
 func TestALocatorNamesOneMessage(t *testing.T) {
-	eachPast(t, 10, func(t *testing.T, rng *rand.Rand, p *lived.Past) {
+	eachPast(t, 6, func(t *testing.T, rng *rand.Rand, p *lived.Past) {
 		all, old := tell(t, p), archived(t, p)
 		sources := map[string]*replay.Source{
 			"with a ledger": source(t, p.Log, p.Store), "alone": source(t, p.Log, nil), "archived": source(t, old, nil),

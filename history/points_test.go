@@ -126,7 +126,7 @@ func TestAStateAtAnyPoint(t *testing.T) {
 }
 
 func TestADiffIsWhatWasWrittenAndItsPatchApplies(t *testing.T) {
-	eachPast(t, 10, func(t *testing.T, rng *rand.Rand, p *lived.Past) {
+	eachPast(t, 6, func(t *testing.T, rng *rand.Rand, p *lived.Past) {
 		all := slices.Collect(maps.Values(lives(t, tell(t, p))))
 		for name, h := range histories(t, p) {
 			for range 60 {

@@ -190,6 +190,7 @@ func (s *Source) limits(ctx context.Context, at Locator, by Clock, perStream boo
 		return l, err
 	}
 	switch at.kind {
+	case atHead, atMessage, atKey:
 	case atTime:
 		if at.by(by) == Business {
 			l.dates = newCalendar(at.time, perStream)
@@ -253,7 +254,7 @@ func (l *limit) admit(e *journal.Entry) (take, more bool) {
 			return true, true
 		}
 		return !beyond(e, p), !beyond(e, p)
-	case atMessage:
+	case atMessage, atKey: // a limit is never atKey: it comes down to the message
 		n, ok := l.numbers[partition]
 		return !ok || e.N <= n, !ok || e.N < n
 	case atVersion:

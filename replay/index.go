@@ -72,6 +72,11 @@ func (s *Source) finder() Index {
 	return &noIndex{s}
 }
 
+// Handled returns the number of the last decision up to a position in inbox or journal; 0 if there is none.
+func (s *Source) Handled(ctx context.Context, at deja.Position) (int64, error) {
+	return s.finder().Handled(ctx, at)
+}
+
 // noIndex finds decisions in the journal.
 type noIndex struct{ source *Source }
 

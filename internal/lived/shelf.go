@@ -29,36 +29,48 @@ type Item struct {
 	N   int64  `json:"n"`
 }
 
-// What may be asked of a shelf.
-type (
-	Add struct { // in two events, if Twice says so
-		Amount int64 `json:"amount"`
-		Twice  bool  `json:"twice,omitempty"`
-	}
-	Own struct { // nothing is recorded for an owner without a name
-		Name string `json:"name"`
-		City string `json:"city"`
-	}
-	Limit struct { // a zero limit is one, too; a negative one takes it away
-		Name  string `json:"name"`
-		Value int64  `json:"value"`
-	}
-	Push struct { // at the front
-		SKU string `json:"sku"`
-		N   int64  `json:"n"`
-	}
-	Drop struct { // refused where there is none
-		At int64 `json:"at"`
-	}
-	Note struct { // empty: none
-		Text string `json:"text"`
-	}
-	Shop struct { // an empty one, too; the name - takes it away
-		At string `json:"at"`
-		Own
-	}
-	Fail struct{} // parks
-)
+// Add adds, in two events if Twice says so.
+type Add struct {
+	Amount int64 `json:"amount"`
+	Twice  bool  `json:"twice,omitempty"`
+}
+
+// Own sets the owner; nothing is recorded for one without a name.
+type Own struct {
+	Name string `json:"name"`
+	City string `json:"city"`
+}
+
+// Limit sets a limit. A zero one is one, too; a negative one takes it away.
+type Limit struct {
+	Name  string `json:"name"`
+	Value int64  `json:"value"`
+}
+
+// Push puts an item at the front.
+type Push struct {
+	SKU string `json:"sku"`
+	N   int64  `json:"n"`
+}
+
+// Drop takes an item away; refused where there is none.
+type Drop struct {
+	At int64 `json:"at"`
+}
+
+// Note sets the note; an empty one is none.
+type Note struct {
+	Text string `json:"text"`
+}
+
+// Shop sets a shop, be it an empty one; the name - takes it away.
+type Shop struct {
+	At string `json:"at"`
+	Own
+}
+
+// Fail parks.
+type Fail struct{}
 
 // CommandType implements [deja.Command].
 func (Add) CommandType() string { return "shelf.add" }
