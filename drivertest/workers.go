@@ -1,9 +1,12 @@
 package drivertest
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/dejalog/deja/driver"
 )
 
 var workerCases = []testCase{
@@ -73,20 +76,28 @@ func (b *bench) tryWorker() *worker {
 func workersAtOnce(b *bench) {
 	const messages = 40
 	var (
-		all       sync.WaitGroup
-		committed atomic.Int64
+		all                sync.WaitGroup
+		committed, unknown atomic.Int64
 	)
 	for i := range 2 {
 		all.Go(func() {
 			for committed.Load() < messages && b.ctx.Err() == nil && !b.Failed() {
-				n, _ := b.burst(3 + i) // an error says that the other came first: the ledger may say so before the fence
+				n, err := b.burst(3 + i)
 				committed.Add(n)
+				if err != nil && !errors.Is(err, driver.ErrFenced) {
+					unknown.Add(1) // the other came first, which the ledger may say before the fence; or the answer to COMMIT was lost
+				}
 			}
 		})
 	}
 	all.Wait()
+	at, err := b.store.Progress(b.ctx, 0)
+	b.must(err)
+	if at.N < committed.Load() || at.N > committed.Load()+unknown.Load() {
+		b.Fatalf("%d decisions were committed, and %d perhaps; the store has %d", committed.Load(), unknown.Load(), at.N)
+	}
 	m := newModel()
-	for m.progress[0].N < committed.Load() {
+	for m.progress[0].N < at.N {
 		batch, to := story("a").next(0, m.progress[0])
 		m.commit(0, batch, to)
 	}
