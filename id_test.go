@@ -1,6 +1,7 @@
 package deja
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -132,3 +133,18 @@ const (
 	goldenSecond = "08ed4572-d703-8dcb-a61c-ba4c1aa2423e"
 	goldenV7     = "0190163d-8694-7c59-b70e-3bf62f70d799"
 )
+
+func TestPositionsAreReadAsTheyAreWritten(t *testing.T) {
+	for _, p := range []Position{{}, {Topic: "bank.inbox", Partition: 3, Offset: 1 << 40}} {
+		text, err := p.MarshalText()
+		var back Position
+		if err := errors.Join(err, back.UnmarshalText(text)); err != nil || back != p {
+			t.Errorf("%q: %v, %v", text, back, err)
+		}
+	}
+	for _, text := range []string{"bank.inbox", "bank.inbox:0", ":0:1", "a:b:1", "a:1:b", "a:1:2:3", "a:4294967296:1"} {
+		if err := new(Position).UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is read", text)
+		}
+	}
+}

@@ -130,6 +130,24 @@ func (p Position) String() string {
 // MarshalText returns what String returns.
 func (p Position) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
+// UnmarshalText reads what MarshalText returned.
+func (p *Position) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*p = Position{}
+		return nil
+	}
+	f := strings.Split(string(text), ":")
+	if len(f) == 3 && f[0] != "" {
+		partition, err1 := strconv.ParseInt(f[1], 10, 32)
+		offset, err2 := strconv.ParseInt(f[2], 10, 64)
+		if err1 == nil && err2 == nil {
+			*p = Position{f[0], int32(partition), offset}
+			return nil
+		}
+	}
+	return fmt.Errorf("position %q: want <topic>:<partition>:<offset>, such as bank.inbox:0:1234", text)
+}
+
 // An Envelope is a message: what it carries beside its payload, and the payload's bytes. It is immutable: who is
 // handed one must not change it, nor the bytes and the map it refers to.
 type Envelope struct {

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/history"
 )
 
 // An App is a service's program. All fields but Service may be left zero.
@@ -29,6 +30,7 @@ type App struct {
 
 	// Classes names fields of commands and events by what they are, for redaction: "personal": {"account.enter.operation"}.
 	Classes map[string][]string
+	Repair    history.Corrective                // which commands correct a state; nil: there are none
 }
 
 // Main runs the command that args name, of which the first is the program, and returns the code to exit with: 0 done,
@@ -109,6 +111,7 @@ func (e *Env) root() *cobra.Command {
 		e.traceCommand(),
 		e.queryCommand(),
 		e.bundleCommand(),
+		e.repairCommand(),
 	)
 	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand(), e.archiveCommand())
 	e.addGroup(root, "run", "Run it:", e.runCommand(), e.topicsCommand(), e.lagCommand(), e.leasesCommand(), e.unloggedCommand())

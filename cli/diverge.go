@@ -194,12 +194,7 @@ func (e *Env) printDivergence(d *history.Divergence, upTo string, most int) erro
 	fmt.Fprintf(e.Stdout, "\nstates differ in the end: %d keys · re-converged: %d · never differed: %d\n",
 		len(d.StillDiffer), len(d.Reconverged), len(d.NeverDiffered))
 	if len(d.Reconverged) > 0 {
-		fmt.Fprintf(e.Stdout, "re-converged\n")
-		for _, p := range d.Differ {
-			if p.States == "reconverged" {
-				fmt.Fprintf(e.Stdout, "  %s, equal again from %s at %s on\n", p.Key, p.Again.ID, p.Again.Position)
-			}
-		}
+		e.printReconverged(d, most)
 	}
 	for i, p := range d.Differ {
 		if i == most && most > 0 {
@@ -211,6 +206,22 @@ func (e *Env) printDivergence(d *history.Divergence, upTo string, most int) erro
 		}
 	}
 	return nil
+}
+
+func (e *Env) printReconverged(d *history.Divergence, most int) {
+	fmt.Fprintf(e.Stdout, "re-converged\n")
+	n := 0
+	for _, p := range d.Differ {
+		if p.States != "reconverged" {
+			continue
+		}
+		if n == most && most > 0 {
+			fmt.Fprintf(e.Stdout, "  and %d more\n", len(d.Reconverged)-most)
+			return
+		}
+		n++
+		fmt.Fprintf(e.Stdout, "  %s, equal again from %s at %s on\n", p.Key, p.Again.ID, p.Again.Position)
+	}
 }
 
 func (e *Env) printParting(p *history.Parting) error {

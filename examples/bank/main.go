@@ -29,6 +29,7 @@ func app() cli.App {
 		Short:     "A bank whose accounts can be seen at any moment of their past",
 		DefaultDB: "./bank.db",
 		Bare:      demo,
+		Repair:    service.Repair,
 		Commands: func(e *cli.Env) []*cobra.Command {
 			return []*cobra.Command{importCommand(e), serveCommand(e)}
 		},

@@ -39,7 +39,7 @@ func Complete(m *deja.Machine, env *deja.Envelope) (*deja.Envelope, error) {
 	if env.ID.IsZero() {
 		env.ID = deja.NewID()
 	}
-	env.Source, env.CorrelationID = cmp.Or(env.Source, m.Name()), env.ID
+	env.Source, env.CorrelationID = cmp.Or(env.Source, m.Name()), cmp.Or(env.CorrelationID, env.ID)
 	if err := step.Valid(env); err != nil {
 		return nil, err
 	}

@@ -28,10 +28,12 @@ func Aggregate() *deja.Aggregate[Account] {
 		deja.Handle(Account.Enter),
 		deja.Handle(Account.Deposit),
 		deja.Handle(Account.Withdraw),
+		deja.Handle(Account.Correct),
 		deja.Apply((*Account).credited),
 		deja.Apply((*Account).debited),
 		deja.Apply((*Account).deposited),
 		deja.Apply((*Account).withdrawn),
+		deja.Apply((*Account).corrected),
 	)
 }
 
@@ -88,10 +90,24 @@ func (a Account) Withdraw(d *deja.Decision, c Withdraw) error {
 	return nil
 }
 
+// Correct makes up for a fault of this service. What should have been is a fact: it is not refused for what it makes of the
+// balance.
+func (a Account) Correct(d *deja.Decision, c Correct) error {
+	switch {
+	case c.Amount == 0:
+		return ErrAmount.Because("nothing to correct")
+	case !addable(a.Balance, c.Amount):
+		return ErrOverflow.Because("balance %d, correction %d", a.Balance, c.Amount)
+	}
+	d.Record(Corrected(c))
+	return nil
+}
+
 func (a *Account) credited(e Credited)   { a.Balance, a.Recorded = a.Balance+e.Amount, e.Recorded }
 func (a *Account) debited(e Debited)     { a.Balance, a.Recorded = a.Balance-e.Amount, e.Recorded }
 func (a *Account) deposited(e Deposited) { a.Balance += e.Amount }
 func (a *Account) withdrawn(e Withdrawn) { a.Balance -= e.Amount }
+func (a *Account) corrected(e Corrected) { a.Balance += e.Amount }
 
 // addable reports whether a+b is within 64 bits.
 func addable(a, b int64) bool { return (a+b > a) == (b > 0) }

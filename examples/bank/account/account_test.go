@@ -72,3 +72,15 @@ func TestWithdrawNeverGoesBelowZero(t *testing.T) {
 	given(t, account.Debited{Amount: 5, Recorded: -5}).
 		When(account.Withdraw{Amount: 1}).Rejected(account.ErrOverdraft)
 }
+
+func TestACorrectionIsAFactToo(t *testing.T) {
+	given(t, account.Deposited{Amount: 100}).
+		When(account.Correct{Amount: -300, Reason: "a wrong sign"}).
+		Recorded(account.Corrected{Amount: -300, Reason: "a wrong sign"}).
+		State(account.Account{Balance: -200}).
+		When(account.Correct{Amount: 200}).
+		State(account.Account{}).
+		When(account.Correct{}).Rejected(account.ErrAmount)
+	given(t, account.Deposited{Amount: 100}).
+		When(account.Correct{Amount: math.MaxInt64}).Rejected(account.ErrOverflow)
+}

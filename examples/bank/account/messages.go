@@ -30,6 +30,12 @@ type (
 	Withdraw struct {
 		Amount int64 `json:"amount"`
 	}
+
+	// Correct books by how much the balance is not what it should be, after a fault of this service.
+	Correct struct {
+		Amount int64  `json:"amount"` // below zero where there is too much
+		Reason string `json:"reason"`
+	}
 )
 
 // CommandType returns the wire name.
@@ -40,6 +46,9 @@ func (Deposit) CommandType() string { return "account.deposit" }
 
 // CommandType returns the wire name.
 func (Withdraw) CommandType() string { return "account.withdraw" }
+
+// CommandType returns the wire name.
+func (Correct) CommandType() string { return "account.correct" }
 
 // Events: what can happen.
 type (
@@ -70,6 +79,12 @@ type (
 	Withdrawn struct {
 		Amount int64 `json:"amount"`
 	}
+
+	// Corrected says that a fault of this service was made up for.
+	Corrected struct {
+		Amount int64  `json:"amount"`
+		Reason string `json:"reason"`
+	}
 )
 
 // EventType returns the wire name.
@@ -83,3 +98,6 @@ func (Deposited) EventType() string { return "account.deposited" }
 
 // EventType returns the wire name.
 func (Withdrawn) EventType() string { return "account.withdrawn" }
+
+// EventType returns the wire name.
+func (Corrected) EventType() string { return "account.corrected" }

@@ -34,6 +34,9 @@ func Projection() *deja.Projection {
 		deja.Project(func(tx deja.Tx, m *deja.Envelope, e account.Debited) error { return enter(tx, m, 0, e.Amount) }),
 		deja.Project(func(tx deja.Tx, m *deja.Envelope, e account.Deposited) error { return enter(tx, m, e.Amount, 0) }),
 		deja.Project(func(tx deja.Tx, m *deja.Envelope, e account.Withdrawn) error { return enter(tx, m, 0, e.Amount) }),
+		deja.Project(func(tx deja.Tx, m *deja.Envelope, e account.Corrected) error {
+			return enter(tx, m, max(e.Amount, 0), max(-e.Amount, 0))
+		}),
 	)
 }
 
