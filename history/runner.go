@@ -13,6 +13,7 @@ type runner interface {
 	message(s *Step) (due bool, err error) // goes past a message; due says whether the predicate can be another after it
 	holds() (bool, error)                  // evaluates it there
 	subject() (n cond.Number, ok bool)     // the integer that it is about, there
+	lacks() (n cond.Number, ok bool)       // how far that is from where it would hold
 }
 
 // runner returns a runner for the keys of an aggregate, as s is one.
@@ -66,6 +67,7 @@ func (w *writing) message(s *Step) (bool, error) {
 
 func (w *writing) holds() (bool, error)              { return w.run.Holds() }
 func (w *writing) subject() (n cond.Number, ok bool) { return w.run.Subject() }
+func (w *writing) lacks() (n cond.Number, ok bool)   { return w.run.Lacks() }
 
 // folding runs a function on the folded state.
 type folding struct {
@@ -95,3 +97,34 @@ func (f *folding) message(s *Step) (bool, error) {
 
 func (f *folding) holds() (bool, error)         { return f.p.fn(f.st) }
 func (f *folding) subject() (cond.Number, bool) { return cond.Number{}, false }
+func (f *folding) lacks() (cond.Number, bool)   { return cond.Number{}, false }
+
+// An along evaluates a predicate after each decision of a key, in order.
+type along struct {
+	run    runner
+	judged bool
+	holds  bool
+}
+
+// along begins at a key's empty state.
+func (p Predicate) along(m *deja.Machine, s deja.Stream) (*along, error) {
+	run, err := p.runner(m, s)
+	if err != nil {
+		return nil, err
+	}
+	return &along{run: run}, run.reset(s)
+}
+
+// step goes past a decision, and reports whether the predicate holds after it.
+func (a *along) step(s *Step) (bool, error) {
+	if len(s.Events) == 0 { // it changes nothing
+		return a.holds, nil
+	}
+	due, err := a.run.message(s)
+	if err != nil || !due && a.judged {
+		return a.holds, err
+	}
+	a.judged = true
+	a.holds, err = a.run.holds()
+	return a.holds, err
+}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/interpreter"
 
@@ -176,6 +177,33 @@ func (r *Run) Subject() (n Number, ok bool) {
 	}
 	less, ok := r.integer(s.less)
 	n.is = n.is.sub(less)
+	return n, ok
+}
+
+// Lacks returns how far the subject is from where the condition would hold, which it does not: the less, the closer. ok is false
+// if that cannot be told: the condition is another than a comparison of integers, or one that what differs fails by nothing.
+func (r *Run) Lacks() (n Number, ok bool) {
+	s := &r.p.near
+	if s.bound == nil {
+		return n, false
+	}
+	a, ok := r.integer(s.value)
+	if !ok {
+		return n, false
+	}
+	b, ok := r.integer(s.bound)
+	switch s.op {
+	case operators.Less, operators.LessEquals:
+		n.is = a.sub(b)
+	case operators.Greater, operators.GreaterEquals:
+		n.is = b.sub(a)
+	case operators.Equals:
+		if n.is = a.sub(b); a.compare(b) < 0 {
+			n.is = b.sub(a)
+		}
+	default:
+		return n, false
+	}
 	return n, ok
 }
 

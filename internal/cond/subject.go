@@ -15,6 +15,11 @@ import (
 type subject struct {
 	text        string // "" if there is none
 	value, less cel.Program
+
+	// Where the condition is that comparison, and nothing else: what the subject is compared by, with less or, if that is a
+	// constant, with the bound.
+	op    string
+	bound cel.Program
 }
 
 // subject finds the subject of a condition.
@@ -24,23 +29,42 @@ func (c *compiler) subject(ast *cel.Ast) subject {
 		if !integers(ast, left, right) {
 			continue
 		}
+		op := e.AsCall().FunctionName()
 		if constant(left) {
-			left, right = right, left
+			left, right, op = right, left, turned(op)
 		}
 		s, ok := c.part(ast, left)
 		if !ok || constant(left) {
 			continue
 		}
+		other, ok := c.part(ast, right)
+		if !ok {
+			continue
+		}
 		if !constant(right) {
-			other, ok := c.part(ast, right)
-			if !ok {
-				continue
-			}
 			s.text, s.less = s.text+" - ("+other.text+")", other.value
+		}
+		if e == ast.NativeRep().Expr() {
+			s.op, s.bound = op, other.value
 		}
 		return s
 	}
 	return subject{}
+}
+
+// turned returns the comparison with its sides changed.
+func turned(op string) string {
+	switch op {
+	case operators.Less:
+		return operators.Greater
+	case operators.LessEquals:
+		return operators.GreaterEquals
+	case operators.Greater:
+		return operators.Less
+	case operators.GreaterEquals:
+		return operators.LessEquals
+	}
+	return op
 }
 
 // part compiles a part of a condition.
