@@ -23,6 +23,7 @@ import (
 // An App is a service's program. All fields but Service may be left zero.
 type App struct {
 	Service   *deja.Service
+	New       func() *deja.Service              // makes it: a named, exported function, which tests that pin writes call; nil: it writes none
 	Short     string                            // what the program is, in a line
 	DefaultDB string                            // where --db and DEJA_DB are not given; "" is <service>.db
 	Commands  func(*Env) []*cobra.Command       // the service's own
@@ -112,6 +113,7 @@ func (e *Env) root() *cobra.Command {
 		e.queryCommand(),
 		e.bundleCommand(),
 		e.repairCommand(),
+		e.pinCommand(),
 	)
 	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand(), e.archiveCommand())
 	e.addGroup(root, "run", "Run it:", e.runCommand(), e.topicsCommand(), e.lagCommand(), e.leasesCommand(), e.unloggedCommand())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"math/big"
 	"slices"
 	"strings"
@@ -37,6 +38,11 @@ type Minimal struct {
 // false before it. The history is closed: with a message it has the one that caused it. It is the same each time it is looked
 // for. Where ctx ends before it is known to be minimal, the smallest history so far is returned, and Complete is false.
 func (h *History) Minimal(ctx context.Context, first *Step, p Predicate) (*Minimal, error) {
+	return h.minimal(ctx, first, p, math.MaxInt64)
+}
+
+// minimal is Minimal, but ends as if ctx did where more messages were to be lived than most.
+func (h *History) minimal(ctx context.Context, first *Step, p Predicate, most int64) (*Minimal, error) {
 	m := &Minimal{Key: first.Stream.String(), Messages: []Message{}, Complete: true}
 	var err error
 	if m.FirstBad, err = h.message(ctx, first); err != nil {
@@ -46,7 +52,7 @@ func (h *History) Minimal(ctx context.Context, first *Step, p Predicate) (*Minim
 	if err != nil {
 		return nil, fmt.Errorf("minimal history of %s: %w", first.Stream, err)
 	}
-	m.Of = len(r.items)
+	m.Of, r.most = len(r.items), most
 	if m.Reproduced, err = r.fails(ctx, r.all()); err != nil {
 		return nil, fmt.Errorf("minimal history of %s: %w", first.Stream, err)
 	}
@@ -149,6 +155,7 @@ type reduction struct {
 	known     map[string]bool // of sets of items: do they fail
 	tests     int
 	lived     int64
+	most      int64
 }
 
 // An item is a message that can be left out.
@@ -248,6 +255,9 @@ func (r *reduction) reduce(ctx context.Context) (left []int, minimal bool, err e
 			end = from
 			if len(without) == len(left) {
 				continue
+			}
+			if r.lived+int64(len(without)) > r.most {
+				return left, false, nil
 			}
 			fails, err := r.fails(ctx, without)
 			if err != nil {

@@ -26,6 +26,7 @@ func run() int {
 func app() cli.App {
 	return cli.App{
 		Service:   service.Service(),
+		New:       service.Service,
 		Short:     "A bank whose accounts can be seen at any moment of their past",
 		DefaultDB: "./bank.db",
 		Bare:      demo,

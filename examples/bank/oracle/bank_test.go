@@ -142,8 +142,11 @@ func (r reply) decode(v any) error {
 }
 
 func runProgram(bin string, args ...string) reply {
+	return runCommand(exec.Command(bin, args...), args)
+}
+
+func runCommand(cmd *exec.Cmd, args []string) reply {
 	var out, errs bytes.Buffer
-	cmd := exec.Command(bin, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
