@@ -62,6 +62,9 @@ func (e *Env) historyOf(ctx context.Context, db *Database) (*history.History, er
 	if err != nil {
 		return nil, err
 	}
+	for _, n := range h.Index().Notes {
+		e.Notef("note: %s", n)
+	}
 	db.closes = append(db.closes, h.Close)
 	db.Source = h.Source() // which finds decisions by the index
 	return h, nil
