@@ -49,6 +49,9 @@ messages next to it could not be told. Exit code 1: nothing is bad.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: e.completeKeys,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if asked.command == "" {
+				return Usagef("--exec COMMAND says what is good and what is bad; for a condition on the state there is `when`")
+			}
 			if err := asked.limits.parse(e); err != nil {
 				return err
 			}
@@ -61,9 +64,6 @@ messages next to it could not be told. Exit code 1: nothing is bad.`,
 	}
 	asked.limits.addFlags(cmd)
 	cmd.Flags().StringVar(&asked.command, "exec", "", "the `COMMAND` that the shell runs")
-	if err := cmd.MarkFlagRequired("exec"); err != nil { // there is no such flag
-		panic(err)
-	}
 	cmd.Flags().BoolVar(&asked.exact, "exact", false, "test each message up to the first bad one, and assume nothing")
 	e.addIndexFlags(cmd)
 	return cmd

@@ -181,12 +181,15 @@ func (e *Env) when(ctx context.Context, s history.Scope, p history.Predicate, as
 		return err
 	}
 	e.tell(notes)
-	answers := h.When(ctx, s, p, lim)
-	if asked.assume == "sticky" {
-		answers = h.WhenSticky(ctx, s, p, lim)
+	ask := h.WhenBrief
+	switch {
+	case asked.assume == "sticky":
+		ask = h.WhenSticky
+	case e.json && !asked.count:
+		ask = h.When
 	}
 	_, single := s.Single()
-	count, err := e.whenAnswers(answers, func(t io.Writer, found *history.Holding) error {
+	count, err := e.whenAnswers(ask(ctx, s, p, lim), func(t io.Writer, found *history.Holding) error {
 		switch {
 		case asked.count:
 			return nil

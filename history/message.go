@@ -22,9 +22,14 @@ type Message struct {
 	Step *Step `json:"-"` // how it was decided
 }
 
+// brief returns the message of a step without its payload. It keeps the step.
+func brief(s *Step) Message {
+	return Message{ID: s.ID, Position: s.Position, Version: s.Version, Type: s.Type, Step: s}
+}
+
 // message returns the message of a step. It keeps the step.
 func (h *History) message(ctx context.Context, s *Step) (Message, error) {
-	m := Message{ID: s.ID, Position: s.Position, Version: s.Version, Type: s.Type, Step: s}
+	m := brief(s)
 	env, err := h.envelope(ctx, s.Position)
 	switch {
 	case errors.Is(err, driver.ErrTrimmed):
