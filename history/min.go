@@ -197,7 +197,8 @@ func (h *History) newReduction(ctx context.Context, first *Step, p Predicate) (*
 		}
 		r.items = append(r.items, item{m, st, -1})
 		if slices.ContainsFunc(g.steps, func(s *Step) bool { return s.N == first.N }) {
-			return r, r.link(ctx)
+			err := r.link(ctx)
+			return r, err
 		}
 	}
 	return nil, fmt.Errorf("message %s at %s is not one that was settled", first.ID, first.Position)

@@ -634,3 +634,28 @@ func otherKey(p int32) string {
 		}
 	}
 }
+
+// A key with other messages parked is not as it was, though its state is.
+func TestAKeyThatWaitsIsNotAsItWas(t *testing.T) {
+	r := newRun(t, boxes())
+	send := func(typ, payload string) deja.ID {
+		id := deja.DeriveID("waits", fmt.Sprint(len(r.sent)))
+		r.deliver(sent{time: time.Unix(1e9+int64(len(r.sent)), 0), env: deja.Envelope{
+			ID: id, Kind: deja.KindCommand, Source: "boxes", ContentType: "application/json", CorrelationID: id,
+			Stream: deja.Stream{Aggregate: "box", Key: "a"}, Type: typ, Payload: []byte(payload),
+		}})
+		return id
+	}
+	crash := send("box.crash", `{}`)
+	for range 40 {
+		send("box.take", `{"Amount":1}`) // refused, were it not parked
+	}
+	put := send("box.put", `{"Amount":5}`)
+	w, err := r.open(true).WhatIf(t.Context(), Overlay{{Do: Drop, Message: locate(t, crash.String())}}, WhatIfOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(w.States) != 1 || w.States[0].Parked != [2]int64{42, 0} || w.States[0].Version != [2]int64{0, 1} || len(w.Gained) != 1 || w.Gained[0].Message != put {
+		t.Errorf("%+v", w)
+	}
+}
