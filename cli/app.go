@@ -31,7 +31,7 @@ type App struct {
 
 	// Classes names fields of commands and events by what they are, for redaction: "personal": {"account.enter.operation"}.
 	Classes map[string][]string
-	Repair    history.Corrective                // which commands correct a state; nil: there are none
+	Repair  history.Corrective // which commands correct a state; nil: there are none
 }
 
 // Main runs the command that args name, of which the first is the program, and returns the code to exit with: 0 done,

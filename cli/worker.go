@@ -22,9 +22,9 @@ func Worker(service *deja.Service) {
 	}
 	if err := serveWorker(context.Background(), service, os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(exitHalted)
+		os.Exit(exitHalted) //nolint:revive // it stands in for main
 	}
-	os.Exit(0)
+	os.Exit(0) //nolint:revive // it stands in for main
 }
 
 // serveWorker answers on out, where nothing else may be written: what handlers print goes to the standard error.

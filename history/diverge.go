@@ -117,13 +117,12 @@ func (h *History) Diverge(ctx context.Context, q Diverge) (*Divergence, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	d := &differ{h: h, q: q, answer: &Divergence{Complete: true}}
+	defer d.close()
 	for i, program := range []string{q.A, q.B} {
-		s, err := h.startSide(ctx, program, q.Patience)
-		if err != nil {
+		var err error
+		if d.sides[i], err = h.startSide(ctx, program, q.Patience); err != nil {
 			return nil, asked(ctx, err)
 		}
-		defer s.close()
-		d.sides[i] = s
 	}
 	d.answer.A, d.answer.B = d.sides[0].build(), d.sides[1].build()
 	d.q.Limits.After = slices.Clone(q.Limits.After)
@@ -144,6 +143,15 @@ func (h *History) Diverge(ctx context.Context, q Diverge) (*Divergence, error) {
 	}
 	d.conclude()
 	return d.answer, nil
+}
+
+// close ends the programs that were started.
+func (d *differ) close() {
+	for _, s := range d.sides {
+		if s != nil {
+			s.close()
+		}
+	}
 }
 
 // asked wraps the error of a program that could not be started.
@@ -191,7 +199,6 @@ func (d *differ) partition(ctx context.Context, p int32) error {
 			}
 		}
 	}
-	past = nil
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	fed := make(chan []visit, 4)

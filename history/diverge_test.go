@@ -79,7 +79,6 @@ func naively(t *testing.T, l *lived, variants [2]string) sides {
 	type side struct {
 		w    *relive.World
 		got  []string
-		keys map[string][]string
 	}
 	n := sides{map[string]deja.ID{}, map[string]string{}}
 	for p := range int32(livedPartitions) {

@@ -44,7 +44,7 @@ func tillOf(variant string) *deja.Service {
 			switch word {
 			case "exit":
 				fmt.Fprintln(os.Stderr, "gone")
-				os.Exit(9)
+				os.Exit(9) //nolint:revive // as a handler that kills its process
 			case "hang":
 				time.Sleep(time.Hour)
 			case "print":

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +47,7 @@ func worker(how string) {
 		_, _ = os.Stdout.Write(talk.Frame('H', []byte(`{"protocol":99,"service":"shop"}`)))
 	case "no-worker":
 		fmt.Println("usage: something else entirely")
-		os.Exit(2)
+		os.Exit(2) //nolint:revive // it is main here
 	case "silent":
 		time.Sleep(time.Minute)
 	case "noise":
@@ -75,16 +76,16 @@ func service(how string) *deja.Service {
 		switch how {
 		case "crash":
 			fmt.Fprintln(os.Stderr, "out of cheese")
-			os.Exit(7)
+			os.Exit(7) //nolint:revive // as a handler that kills its process
 		case "overflow":
 			debug.SetMaxStack(1 << 20)
-			overflow(0)
+			d.Record(done{strconv.Itoa(overflow(0))})
 		case "hang":
 			time.Sleep(time.Minute)
 		case "garbage":
 			fmt.Fprintln(stdout, "this is printed into the answers")
 		case "quiet":
-			os.Exit(0)
+			os.Exit(0) //nolint:revive // as a handler that ends its process
 		}
 		d.Record(done(c))
 		return nil
@@ -92,7 +93,7 @@ func service(how string) *deja.Service {
 	return s
 }
 
-func overflow(n int) int { return overflow(n+1) + 1 }
+func overflow(n int) int { return overflow(n+1) + 1 } //nolint:revive // it is to overflow
 
 type (
 	evil struct {

@@ -289,7 +289,7 @@ var errGone = errors.New("the worker is gone")
 // hear returns the next thing that the worker says, which must be of a kind.
 func (w *Worker) hear(ctx context.Context, kind byte, within time.Duration) ([]byte, error) {
 	var h heard
-	ok := true
+	var ok bool
 	select {
 	case h, ok = <-w.heard:
 	default:

@@ -3,6 +3,7 @@ package oracle_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -209,6 +210,8 @@ func deposit(t *testing.T, path, account string, amount int64) {
 	go func() { ran <- eng.Run(ctx) }()
 	_, err = eng.Client().Do(t.Context(), deja.Request{Key: account, Command: bankaccount.Deposit{Amount: amount}})
 	stop()
-	<-ran
+	if ended := <-ran; !errors.Is(ended, context.Canceled) {
+		t.Error(ended)
+	}
 	must(t, err)
 }
