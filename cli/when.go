@@ -284,7 +284,14 @@ func (e *Env) whenEnd(s history.Scope, p history.Predicate, asked *whenAsked, c 
 	if c.Holding == 0 {
 		return Nof("%s: never true of %s, %s", p, s, &asked.limits)
 	}
-	e.Notef("%s of %s, %d of them still open, %s; %s looked at", plural(c.Intervals, "interval"), plural(c.Holding, "key"), c.Open, &asked.limits, plural(c.Keys, "key"))
+	total := e.Stderr
+	if asked.count && !e.json {
+		total = e.Stdout
+	}
+	if _, err := fmt.Fprintf(total, "%s of %s, %d of them still open, %s; %s looked at\n",
+		plural(c.Intervals, "interval"), plural(c.Holding, "key"), c.Open, &asked.limits, plural(c.Keys, "key")); err != nil {
+		return err
+	}
 	if subject := p.Subject(); subject != "" && !asked.count && c.Assumed == "" {
 		e.Notef("the last column is of %s", subject)
 	}
