@@ -100,7 +100,7 @@ func (e *Env) root() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	e.addGroup(root, "look", "Look into it:", e.logCommand(), e.showCommand(), e.stateCommand(), e.stepCommand(), e.ledgerCommand(), e.statsCommand())
+	e.addGroup(root, "look", "Look into it:", e.logCommand(), e.showCommand(), e.stateCommand(), e.stepCommand(), e.statsCommand())
 	e.addGroup(root, "pinpoint", "Pinpoint:",
 		e.blameCommand(),
 		e.diffCommand(),
@@ -110,6 +110,7 @@ func (e *Env) root() *cobra.Command {
 		e.bisectCommand(),
 		e.whatIfCommand(),
 		e.traceCommand(),
+		e.dedupCommand(),
 		e.queryCommand(),
 		e.bundleCommand(),
 		e.repairCommand(),

@@ -122,7 +122,7 @@ func (d *demonstration) print(e *cli.Env) error {
 		d.Replay.StateHash, equal)
 	fmt.Fprintf(e.Stdout, "\nto try next:\n")
 	for _, args := range []string{
-		"ledger " + d.ConflictID.String() + " --db " + d.DB,
+		"dedup " + d.ConflictID.String() + " --db " + d.DB,
 		"step account/" + demoAccount + " --db " + d.DB,
 		"state account/" + demoAccount + " --db " + d.Past,
 		"verify --db " + d.DB,

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -11,22 +12,101 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/history"
 	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/replay"
 )
 
-func (e *Env) ledgerCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "ledger ID|PREFIX",
-		Short: "List every delivery of an ID, and what became of it",
+func (e *Env) dedupCommand() *cobra.Command {
+	var twins bool
+	var at moment
+	cmd := &cobra.Command{
+		Use:     "dedup ID|PREFIX | dedup --twins [SCOPE]",
+		Aliases: []string{"ledger"},
+		Short:   "List every delivery of an ID, and what became of it; or messages that say the same under different IDs",
 		Long: `List every delivery of a message's ID in the inbox, with its position and what became of it.
 
 The first delivery is decided. One with the same content is a duplicate, and suppressed; one with other content is a
-conflict, and refused: what differs from the first is named.`,
-		Example: e.examples("ledger 0190163d", "ledger 0190163d-8694-739b-aea5-966c26f8ad91 --json"),
-		Args:    cobra.ExactArgs(1),
-		RunE:    aboutMessage(e, e.ledger, e.printLedger),
+conflict, and refused: what differs from the first is named.
+
+With --twins, list the messages to one key that say the same, because of the same, under different IDs: each was applied
+for itself. They are suspects of a broken idempotency key, such as one with the number of the attempt in it; but equal
+requests may also be meant. Exit code 1 if there are none. SCOPE is a key, account/* or, by default, everything.`,
+		Example: e.examples("dedup 0190163d", "dedup 0190163d-8694-739b-aea5-966c26f8ad91 --json", "dedup --twins 'account/*'"),
+		Args: func(_ *cobra.Command, args []string) error {
+			if twins {
+				return cobra.MaximumNArgs(1)(nil, args)
+			}
+			return cobra.ExactArgs(1)(nil, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !twins {
+				return aboutMessage(e, e.ledger, e.printLedger)(cmd, args)
+			}
+			if err := at.parse(e); err != nil {
+				return err
+			}
+			return e.twins(cmd.Context(), strings.Join(args, ""), &at)
+		},
 	}
+	cmd.Flags().BoolVar(&twins, "twins", false, "list messages that say the same under different IDs")
+	at.addFlags(cmd, "at", "how far to look for twins, a `LOCATOR`")
+	e.addIndexFlags(cmd)
+	return cmd
+}
+
+// twins prints the twins of a scope.
+func (e *Env) twins(ctx context.Context, text string, at *moment) (err error) {
+	scope, err := history.ParseScope(e.machine, cmp.Or(text, "*"))
+	if err != nil {
+		return Usagef("%w", err)
+	}
+	db, h, err := e.openHistory(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.CloseInto(&err)
+	limits, cut, err := h.Resolve(ctx, at.at, at.clock)
+	if err != nil {
+		return err
+	}
+	e.notes(cut)
+	found := 0
+	for t, err := range h.Twins(ctx, scope, limits) {
+		if err != nil {
+			return err
+		}
+		found++
+		if e.json {
+			err = e.Answer(t)
+		} else {
+			err = e.printTwins(t)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if found == 0 {
+		return Nof("no two messages of %s say the same up to %s", cmp.Or(text, "any key"), at.at)
+	}
+	return nil
+}
+
+func (e *Env) printTwins(t *history.Twins) error {
+	same := "all of their content is the same"
+	if !t.Whole {
+		same = "type and payload are the same"
+	}
+	because := "of clients"
+	if !t.Cause.IsZero() {
+		because = "caused by " + t.Cause.String()
+	}
+	fmt.Fprintf(e.Stdout, "%s: %s, %s\n", e.paint(bold, t.Key), because, same)
+	w := e.table()
+	for _, m := range t.Messages {
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", m.ID, m.Position, m.Type, m.Status, m.Payload)
+	}
+	return w.Flush()
 }
 
 // ledgerAnswer is all that the inbox has of an ID.
