@@ -178,7 +178,7 @@ func (e *Env) printNever(p *history.Pin) error {
 		return nil
 	}
 	m := p.NearestMiss
-	_, err := fmt.Fprintf(e.Stdout, "never true; closest for %s after %s %s at %s: %s\n  %s\n", m.Key, m.Type, m.ID, m.Position, m.Value, m.Payload)
+	_, err := fmt.Fprintf(e.Stdout, "never true; closest for %s after %s %s at %s: %s = %s\n  %s\n", m.Key, m.Type, m.ID, m.Position, m.Subject, m.Value, m.Payload)
 	return err
 }
 

@@ -320,9 +320,9 @@ func (g *pinning) causes(ctx context.Context) error {
 	return nil
 }
 
-// twins finds TWIN: those of the key up to FIRST-BAD, its own first.
+// twins finds TWIN: those of the key up to the target, those of FIRST-BAD first.
 func (g *pinning) twins(ctx context.Context) error {
-	all, err := g.h.twinsOf(ctx, g.first.Stream, 0, g.first.N)
+	all, err := g.h.twinsOf(ctx, g.first.Stream, 0, g.target.N)
 	if err != nil {
 		return err
 	}
@@ -337,7 +337,7 @@ func (g *pinning) twins(ctx context.Context) error {
 	all = append(own, others...)
 	g.pin.Twins = all[:min(len(all), maxTwins)]
 	if len(all) == 0 {
-		g.pin.miss(TwinFound, "no two messages of %s up to it say the same under different IDs", g.first.Stream)
+		g.pin.miss(TwinFound, "no two messages of %s up to the target say the same under different IDs", g.first.Stream)
 		return nil
 	}
 	g.pin.reach(TwinFound)
