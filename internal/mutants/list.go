@@ -367,4 +367,44 @@ var list = []Mutant{
 			}
 `}},
 	},
+	{
+		Name:    "index-not-checked",
+		Rule:    "A history's index is not believed without its checksums.",
+		Package: "./history",
+		Run:     "^TestADamagedIndexIsMadeAnew$",
+		Edits: []Edit{{"internal/trail/segment_read.go", `binary.LittleEndian.Uint32(buf[len(body):]) != checksum(s.stamp, at, body)`,
+			`binary.LittleEndian.Uint32(buf[len(body):]) != checksum(s.stamp, at, body) && len(body) == 0`}},
+	},
+	{
+		Name:    "index-of-a-fork",
+		Rule:    "An index is of the very decisions that the log has.",
+		Package: "./history",
+		Run:     "^TestAnIndexOfALogThatForkedIsMadeAnew$",
+		Edits: []Edit{{"history/build.go", `		if !ok {
+			return fmt.Errorf("%w: decision`, `		if !ok && p < 0 {
+			return fmt.Errorf("%w: decision`}},
+	},
+	{
+		Name:    "index-root-before-its-segments",
+		Rule:    "An index's root is written when all that it points to is there.",
+		Package: "./internal/trail",
+		Run:     "^TestARootIsWrittenLast$",
+		Edits: []Edit{{"internal/trail/file.go", `	if err := t.f.Sync(); err != nil {
+		return err
+	}
+	if _, err := t.f.WriteAt(encodeSlot(r.generation, at, b), slotAt(r.generation)); err != nil {
+		return err
+	}
+`, `	if _, err := t.f.WriteAt(encodeSlot(r.generation, at, b), slotAt(r.generation)); err != nil {
+		return err
+	}
+`}},
+	},
+	{
+		Name:    "state-forgotten-before-it-is-indexed",
+		Rule:    "A state that building drops from memory is in the index.",
+		Package: "./history",
+		Run:     "^TestAnIndexAnswersAsAFoldDoes$",
+		Edits:   []Edit{{"history/fill.go", `oldest.n > persisted || oldest == l`, `oldest == l`}},
+	},
 }

@@ -19,7 +19,7 @@ import (
 
 // A Trail is an open file. Its methods are safe for concurrent use, beside one Builder.
 type Trail struct {
-	f     *os.File
+	f     file
 	path  string // "" if the file has no name, and goes with the process
 	cache *cache
 	zstd  *zstd.Decoder
@@ -28,6 +28,15 @@ type Trail struct {
 
 	mu   sync.RWMutex
 	root *root
+}
+
+// file is what a Trail needs of one.
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	Sync() error
+	Stat() (fs.FileInfo, error)
+	Close() error
 }
 
 // cacheBytes bounds what a Trail keeps of what it read.
@@ -69,7 +78,7 @@ func Open(path string, write bool) (*Trail, error) {
 	return t, nil
 }
 
-func opened(f *os.File, path string) (*Trail, error) {
+func opened(f file, path string) (*Trail, error) {
 	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxUnpacked))
 	return &Trail{f: f, path: path, cache: newCache(cacheBytes), zstd: z}, err
 }
@@ -110,7 +119,7 @@ func create(path string, r *root, from *Trail) (t *Trail, err error) {
 	if path == "" {
 		return t, os.Remove(f.Name())
 	}
-	if err := errors.Join(f.Chmod(0o644), os.Rename(f.Name(), path)); err != nil {
+	if err := os.Rename(f.Name(), path); err != nil { // it has what messages say: it stays its owner's alone, as CreateTemp made it
 		return nil, err
 	}
 	return t, syncDir(path)
