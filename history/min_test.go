@@ -310,6 +310,16 @@ func TestCapsule(t *testing.T) {
 	if n, err := want.WriteTo(&text); err != nil || n != int64(text.Len()) {
 		t.Fatal(n, err)
 	}
+	if golden := `{"format": 1, "service": "boxes", "partitions": 2, "max_record": 1048576, "messages": [
+{"partition":1,"offset":3,"time":"2001-09-09T01:46:40.000001Z","id":"` + want.Messages[0].ID.String() + `","kind":"command","type":"box.put","aggregate":"box","key":"a<b>","payload":{"Amount":9007199254740993}}
+,
+{"partition":0,"offset":4,"time":"0001-01-01T00:00:00Z","raw":"AQI="}
+,
+{"partition":0,"offset":5,"time":"0001-01-01T00:00:00Z","id":"` + want.Messages[2].ID.String() + `","kind":"act","type":"deja.skip","aggregate":"box","key":"b","content_type":"text/plain","data":"eA=="}
+]}
+`; text.String() != golden {
+		t.Errorf("written\n%swant\n%s", text.String(), golden)
+	}
 	got, err := ReadCapsule(bytes.NewReader(text.Bytes()))
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Fatalf("%+v, %v\nwant %+v", got, err, want)
