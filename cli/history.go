@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -99,13 +98,13 @@ func (e *Env) cachedIndex(ctx context.Context, db *Database) (string, error) {
 		return "", err
 	}
 	cache, err := os.UserCacheDir()
+	dir := filepath.Join(cache, "deja")
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700) // an index has what states have
+	}
 	if err != nil {
 		e.Notef("note: no index is kept (%v); --index FILE names a place for it", err)
 		return "", nil
-	}
-	dir := filepath.Join(cache, "deja")
-	if err := os.MkdirAll(dir, 0o700); err != nil && !errors.Is(err, fs.ErrPermission) {
-		return "", err
 	}
 	id := sha256.Sum256([]byte(t.Cluster + "\x00" + t.ID))
 	return filepath.Join(dir, fmt.Sprintf("%s-%x%s", e.app.Service.Name, id[:8], indexSuffix)), nil

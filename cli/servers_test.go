@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -74,6 +75,7 @@ func TestServerScripts(t *testing.T) {
 			env.Setenv("DEJA_LOG", s.kafka)
 			env.Setenv("DEJA_STORE", s.store(s.schema))
 			env.Setenv("SCHEMA", s.schema)
+			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
 			env.Setenv("PAST", s.store(s.schema+"_past"))
 			env.Setenv("LOW", s.as(s.schema+"_role", s.schema+"_low"))
 			env.Values["servers"] = s
