@@ -414,7 +414,7 @@ func TestADamagedIndexIsMadeAnew(t *testing.T) {
 		anew := 0
 		for i := range 40 {
 			data := bytes.Clone(whole)
-			what := ""
+			var what string
 			if at := w.rng.IntN(len(data)); i%2 == 0 {
 				data, what = data[:at], fmt.Sprintf("cut off at %d of %d", at, len(whole))
 			} else {
@@ -670,7 +670,10 @@ func TestAnAnswerGoesOnPastDamage(t *testing.T) {
 			},
 		} {
 			var want []*Step
-			for s := range ask(naive) {
+			for s, err := range ask(naive) {
+				if err != nil {
+					t.Fatal(err)
+				}
 				want = append(want, s)
 			}
 			x := w.open("build")

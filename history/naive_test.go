@@ -141,7 +141,10 @@ func (f *folded) state(ctx context.Context, s deja.Stream, last int64) (*deja.St
 	if err != nil {
 		return nil, err
 	}
-	for step := range f.key(ctx, s, 0, last, false) {
+	for step, err := range f.key(ctx, s, 0, last, false) {
+		if err != nil {
+			return nil, err
+		}
 		for _, ev := range step.Events {
 			if err := f.machine.Fold(st, &deja.Envelope{Type: ev.Type, Stream: s, Payload: ev.Payload}); err != nil {
 				return nil, err

@@ -72,7 +72,10 @@ func parseBlock(ids, cols []byte) (*block, error) {
 	if err := b.parseShapes(int(shapes)); err != nil {
 		return nil, err
 	}
-	return b, b.parseGroups(int(groups))
+	if err := b.parseGroups(int(groups)); err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 func (b *block) parseNames() error {
@@ -139,9 +142,6 @@ func (b *block) parseGroups(n int) error {
 	}
 	return d.end("groups")
 }
-
-// id returns the ID of a row.
-func (b *block) id(row int) deja.ID { return deja.ID(b.ids[row*idSize:][:16]) }
 
 // A cursor goes through the rows of a block, once.
 type cursor struct {

@@ -25,7 +25,6 @@ type Builder struct {
 	limits    Limits
 	partition int32
 	rows      *rows
-	from      int64 // the segments of the partition from this decision on are taken into the next one
 	next      int64 // decision to come
 	mark      driver.Logged
 

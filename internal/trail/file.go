@@ -260,7 +260,7 @@ func (t *Trail) readError(err error) error {
 }
 
 // Spoil marks a file as damaged, for whoever opens it next.
-func (t *Trail) Spoil() error {
+func (t *Trail) Spoil() (err error) {
 	if t.path == "" {
 		return nil
 	}
@@ -268,7 +268,7 @@ func (t *Trail) Spoil() error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	mine, err := t.f.Stat()
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -38,13 +39,12 @@ func main() {
 	}
 }
 
-func (s *settings) run(ctx context.Context) error {
+func (s *settings) run(ctx context.Context) (err error) {
 	if s.dir == "" {
-		var err error
 		if s.dir, err = os.MkdirTemp("", "deja-bench-history"); err != nil {
 			return err
 		}
-		defer os.RemoveAll(s.dir)
+		defer func() { err = errors.Join(err, os.RemoveAll(s.dir)) }()
 	}
 	small, err := s.measure(ctx, s.messages)
 	if err != nil {

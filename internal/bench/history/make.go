@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/dejalog/deja"
@@ -22,15 +23,24 @@ const (
 )
 
 // create makes a database with the history of so many messages, unless it is there already; the service itself decides them.
-func create(ctx context.Context, path string, svc *deja.Service, messages int, message func(i int) deja.Request) error {
+func create(ctx context.Context, path string, svc *deja.Service, messages int, message func(i int) deja.Request) (err error) {
 	if _, err := os.Stat(path); err == nil {
 		return nil
+	}
+	left, err := filepath.Glob(path + ".part*") // of a run that was interrupted
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		if err := os.Remove(name); err != nil {
+			return err
+		}
 	}
 	db, err := sqlite.Open(ctx, path+".part")
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { err = errors.Join(err, db.Close()) }()
 	eng, err := engine.New(engine.Config{Service: svc, Log: db.Log(), Store: db.Store(), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
@@ -56,7 +66,7 @@ func create(ctx context.Context, path string, svc *deja.Service, messages int, m
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		return err
 	}
-	if err := db.Close(); err != nil {
+	if err := db.Close(); err != nil { // a second time does no harm
 		return err
 	}
 	return errors.Join(os.Rename(path+".part", path), os.Rename(path+".part.lock", path+".lock"))
