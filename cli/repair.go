@@ -35,15 +35,17 @@ service offers for that. A plan is made, looked at and kept first; nothing is se
 }
 
 func (e *Env) repairPlanCommand() *cobra.Command {
-	var build, out string
+	var build, out, facts string
 	var most int
+	var ed edits
 	var patience time.Duration
 	cmd := &cobra.Command{
 		Use:   "plan [SCOPE]",
 		Short: "Propose the commands that make up for what was decided wrongly",
 		Long: `Propose the commands that bring each key from the state that it has to the one that it would have, had a good build decided
 all of its messages: this one, or that of --build. Keys that are as they should be in the end are left alone, whatever
-they were on the way.
+they were on the way. With --drop or --set it is the state that whatif tells: the fault was in a message. What
+other messages recorded stays then; with --facts decided they are decided again, commands of earlier repairs among them.
 
 Which commands correct a state is the service's to say. Each is tried in memory, on the state as it is, and what it
 would leave uncorrected is shown. A key that no command corrects is listed, and nothing is planned for it.
@@ -55,13 +57,34 @@ Exit codes: 0 a plan, perhaps an empty one · 1 some keys are not as they should
 
 JSON, and the file: format, id, service, by, history (partition, n, chain), keys: key, version, cause, root, fields (path,
 old, new), commands (id, type, content_type, payload, outcome), leaves; left: key, why, cause, fields.`,
-		Example: e.examples("repair plan --out plan.json", "repair plan "+e.exampleKey("576")+" --build ./bank-fixed"),
+		Example: e.examples("repair plan --out plan.json", "repair plan "+e.exampleKey("576")+" --build ./bank-fixed", "repair plan --drop 0190163d --out plan.json"),
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.planRepair(cmd.Context(), strings.Join(args, ""), build, out, most, patience)
+			o, err := ed.overlay(e, nil)
+			if err != nil {
+				return err
+			}
+			if len(o) > 0 && len(args) > 0 {
+				return Usagef("with --drop and --set the keys are those that they change: leave %s away", args[0])
+			}
+			opt := history.WhatIfOptions{Program: build, Patience: patience}
+			switch facts {
+			case "decided":
+			case "fixed":
+				if opt.Facts = history.Fixed; len(o) > 0 && build != "" {
+					return Usagef("with facts fixed there is nothing for --build to decide: add --facts decided")
+				}
+			default:
+				return Usagef("--facts %s: want fixed or decided", facts)
+			}
+			return e.planRepair(cmd.Context(), strings.Join(args, ""), o, opt, out, most)
 		},
 	}
 	cmd.Flags().StringVar(&build, "build", "", "the good `BUILD`, a program (else this one)")
+	cmd.Flags().StringArrayVar(&ed.drop, "drop", nil, "should be: the message with this `ID` never came")
+	cmd.Flags().StringArrayVar(&ed.set, "set", nil, "should be: a message said something else, 'ID FIELD=VALUE'")
+	cmd.Flags().StringVar(&facts, "facts", "fixed", "with --drop and --set, what becomes of the other messages: decided again, or fixed")
+	complete(cmd, "facts", "decided", "fixed")
 	cmd.Flags().StringVar(&out, "out", "", "keep the plan in a new `FILE`")
 	cmd.Flags().DurationVar(&patience, "patience", time.Minute, "how long the build may take for a message")
 	cmd.Flags().IntVar(&most, "show", 20, "how many keys to show, 0 for all; JSON and the file have all")
@@ -69,11 +92,11 @@ old, new), commands (id, type, content_type, payload, outcome), leaves; left: ke
 	return cmd
 }
 
-func (e *Env) planRepair(ctx context.Context, scope, build, out string, most int, patience time.Duration) (err error) {
+func (e *Env) planRepair(ctx context.Context, scope string, o history.Overlay, opt history.WhatIfOptions, out string, most int) (err error) {
 	if e.app.Repair == nil {
 		return Usagef("the service offers no corrections: its program sets no Repair")
 	}
-	q := history.RepairOf{Build: build, Corrective: e.app.Repair, Patience: patience}
+	q := history.RepairOf{Build: opt.Program, Corrective: e.app.Repair, Patience: opt.Patience}
 	if q.Build == "" {
 		if q.Build, err = os.Executable(); err != nil {
 			return err
@@ -91,9 +114,14 @@ func (e *Env) planRepair(ctx context.Context, scope, build, out string, most int
 	defer db.CloseInto(&err)
 	var end func()
 	q.Progress, end = e.Progress("comparing")
-	p, err := h.PlanRepair(ctx, q)
+	var p *history.RepairPlan
+	if len(o) > 0 {
+		p, err = h.PlanRepairOf(ctx, o, opt, e.app.Repair)
+	} else {
+		p, err = h.PlanRepair(ctx, q)
+	}
 	end()
-	if errors.Is(err, history.ErrProgram) {
+	if errors.Is(err, history.ErrProgram) || errors.Is(err, history.ErrOverlay) {
 		return Usagef("%w", err)
 	}
 	if err != nil {

@@ -77,8 +77,8 @@ type sides struct {
 func naively(t *testing.T, l *lived, variants [2]string) sides {
 	t.Helper()
 	type side struct {
-		w    *relive.World
-		got  []string
+		w   *relive.World
+		got []string
 	}
 	n := sides{map[string]deja.ID{}, map[string]string{}}
 	for p := range int32(livedPartitions) {

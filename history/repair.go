@@ -91,6 +91,7 @@ type astray struct {
 	version      int64
 	is, shouldBe []byte
 	cause        Message
+	not          string // why it is not corrected; "": it is
 }
 
 // PlanRepair makes a plan that brings all keys of which the record differs from what a build would have decided to the states
@@ -107,10 +108,90 @@ func (h *History) PlanRepair(ctx context.Context, q RepairOf) (*RepairPlan, erro
 	var keys []astray
 	for _, p := range d.Differ {
 		if p.States == "differ" {
-			keys = append(keys, astray{p.stream, p.versions[0], p.rows[0], p.rows[1], p.Message})
+			keys = append(keys, astray{p.stream, p.versions[0], p.rows[0], p.rows[1], p.Message, ""})
 		}
 	}
 	return h.planRepair(ctx, keys, q.Corrective, d.B.Program+" "+d.B.Build)
+}
+
+// PlanRepairOf makes a plan that brings the keys to the states that they would have, had messages been otherwise.
+func (h *History) PlanRepairOf(ctx context.Context, o Overlay, opt WhatIfOptions, fn Corrective) (*RepairPlan, error) {
+	opt.To = Limits{} // what is corrected is the present
+	w, err := h.WhatIf(ctx, o, opt)
+	if err != nil {
+		return nil, err
+	}
+	var keys []astray
+	for _, d := range w.States {
+		if len(d.Fields) == 0 {
+			continue
+		}
+		cause, err := h.firstOf(ctx, w, d.Key)
+		if err != nil {
+			return nil, err
+		}
+		not, err := h.corrected(ctx, d.stream, cause.ID)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, astray{d.stream, d.Version[0], d.is, d.shouldBe, cause, not})
+	}
+	by := "what if"
+	if w.Build != nil {
+		by += " in " + w.Build.Program + " " + w.Build.Build
+	}
+	return h.planRepair(ctx, keys, fn, by)
+}
+
+// corrected tells whether a repair has corrected a message in a key before: its effect is still in the record, and would be made
+// up for twice.
+func (h *History) corrected(ctx context.Context, s deja.Stream, cause deja.ID) (string, error) {
+	places, err := h.steps.caused(ctx, cause)
+	if err != nil {
+		return "", err
+	}
+	for _, at := range places {
+		st, err := h.steps.decision(ctx, at)
+		if err != nil {
+			return "", err
+		}
+		if st.Stream != s || st.Status != deja.Applied {
+			continue
+		}
+		env, err := h.envelope(ctx, st.Position)
+		if err != nil && !errors.Is(err, driver.ErrTrimmed) {
+			return "", err
+		}
+		if err == nil && env.Headers[RepairHeader] != "" {
+			return fmt.Sprintf("the command %s of a repair has corrected the message %s before", st.ID, cause), nil
+		}
+	}
+	return "", nil
+}
+
+// firstOf returns the first message of a key that would have been settled otherwise, and that was there; if there is none, the
+// first of another key.
+func (h *History) firstOf(ctx context.Context, w *WhatIf, key string) (Message, error) {
+	for _, own := range []bool{true, false} {
+		for _, d := range w.Differing {
+			if own && d.Key != key {
+				continue
+			}
+			at, err := h.steps.find(ctx, d.ID, d.ID, 1)
+			if err != nil {
+				return Message{}, err
+			}
+			if len(at) == 0 {
+				continue
+			}
+			st, err := h.steps.decision(ctx, at[0])
+			if err != nil {
+				return Message{}, err
+			}
+			return h.message(ctx, st)
+		}
+	}
+	return Message{}, fmt.Errorf("%s: no message that was there would have been settled otherwise, so there is none to correct", key)
 }
 
 // planRepair makes a plan for keys.
@@ -169,6 +250,9 @@ func (h *History) planKey(ctx context.Context, p *RepairPlan, a *astray, fn Corr
 	left := func(why string) error {
 		p.Left = append(p.Left, RepairLeft{a.stream.String(), why, a.cause, fields})
 		return nil
+	}
+	if a.not != "" {
+		return left(a.not)
 	}
 	commands, err := corrective(fn, a)
 	switch {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/till"
+	"github.com/dejalog/deja/replay"
 )
 
 // mend books the difference of a till's balance.
@@ -37,13 +38,19 @@ func mend(_ deja.Stream, is, shouldBe []byte) ([]deja.Command, error) {
 // astrayTills is a history in which till a took more than a good build lets it, and then all that was left.
 func astrayTills(t *testing.T) (h *History, first *deja.Envelope) {
 	t.Helper()
-	l := newLived(t, tillOf("max=0"))
+	l, first := astrayLived(t)
+	return l.open(), first
+}
+
+func astrayLived(t *testing.T) (l *lived, first *deja.Envelope) {
+	t.Helper()
+	l = newLived(t, tillOf("max=0"))
 	a, b := deja.Stream{Key: "a"}, deja.Stream{Key: "b"}
 	l.send(deja.Envelope{Type: "till.put", Stream: a, Payload: []byte(`{"Amount":20}`)})
 	l.send(deja.Envelope{Type: "till.put", Stream: b, Payload: []byte(`{"Amount":20}`)})
 	first = l.send(deja.Envelope{Type: "till.take", Stream: a, Payload: []byte(`{"Amount":9}`)})
 	l.send(deja.Envelope{Type: "till.take", Stream: a, Payload: []byte(`{"Amount":1}`)})
-	return l.open(), first
+	return l, first
 }
 
 // A plan has the key that is not as it should be, the message at which it went wrong, the command, and what that leaves.
@@ -143,5 +150,30 @@ func TestNothingToRepair(t *testing.T) {
 	p, err := h.PlanRepair(t.Context(), RepairOf{Build: buildOf(t, "max=0"), Corrective: mend})
 	if err != nil || len(p.Keys)+len(p.Left) != 0 || p.ID.IsZero() || !slices.ContainsFunc(p.History, func(r RepairPoint) bool { return r.N > 0 }) {
 		t.Errorf("%s, %v", asText(t, p), err)
+	}
+}
+
+// A fault in a message is corrected as one in a handler is: by what would have been without it.
+func TestPlanRepairOfAMessage(t *testing.T) {
+	l, first := astrayLived(t)
+	h := l.open()
+	at, err := replay.ParseLocator(first.ID.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := h.PlanRepairOf(t.Context(), Overlay{{Do: Drop, Message: at}}, WhatIfOptions{}, mend)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Keys) != 1 || p.Keys[0].Key != "till/a" || p.Keys[0].Version != 3 || p.Keys[0].Cause.ID != first.ID || string(p.Keys[0].Commands[0].Payload) != `{"Amount":9}` {
+		t.Errorf("%s", asText(t, p))
+	}
+	l.send(deja.Envelope{
+		Type: "till.put", Stream: deja.Stream{Key: "a"}, Payload: []byte(`{"Amount":9}`), CausationID: first.ID,
+		Headers: map[string]string{RepairHeader: p.ID.String()},
+	})
+	p, err = l.open().PlanRepairOf(t.Context(), Overlay{{Do: Drop, Message: at}}, WhatIfOptions{Facts: Fixed}, mend)
+	if err != nil || len(p.Keys) != 0 || len(p.Left) != 1 || !strings.Contains(p.Left[0].Why, "before") {
+		t.Errorf("once corrected: %s, %v", asText(t, p), err)
 	}
 }

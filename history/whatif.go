@@ -98,6 +98,9 @@ type KeyDiff struct {
 	Version [2]int64    `json:"version"` // as it is, as it would be
 	Parked  [2]int64    `json:"parked"`
 	Fields  []FieldDiff `json:"fields"`
+
+	stream       deja.Stream
+	is, shouldBe []byte // the states, where they differ
 }
 
 // A FieldDiff is a field that differs: JSON, null where it is absent or zero.
@@ -327,7 +330,7 @@ func (w *WhatIf) states(ctx context.Context, l *lifetime) error {
 
 // keyDiff compares a key at the end with what it was then.
 func (l *lifetime) keyDiff(ctx context.Context, s deja.Stream) (KeyDiff, error) {
-	d := KeyDiff{Key: s.String(), Fields: []FieldDiff{}}
+	d := KeyDiff{Key: s.String(), Fields: []FieldDiff{}, stream: s}
 	sp := l.streams[s]
 	was, err := l.h.steps.state(ctx, s, sp.last)
 	if err != nil {
@@ -359,6 +362,9 @@ func (l *lifetime) keyDiff(ctx context.Context, s deja.Stream) (KeyDiff, error) 
 	}
 	for _, c := range canon.Diff(before, after) {
 		d.Fields = append(d.Fields, fieldDiff(c))
+	}
+	if d.shouldBe = row.Data; err == nil && was.Version > 0 {
+		d.is, err = was.Encode()
 	}
 	return d, err
 }
