@@ -65,8 +65,8 @@ func (h *History) sticky(ctx context.Context, key deja.Stream, p Predicate, lim 
 	if found.Complete, err = h.untrimmed(ctx, key); err != nil {
 		return found, err
 	}
-	first, holds := last, false
-	if holds, err = h.holdsAfter(ctx, last, p); err != nil || !holds {
+	first := last
+	if holds, err := h.holdsAfter(ctx, last, p); err != nil || !holds {
 		return found, err
 	}
 	for good := int64(0); good+1 < first.N; {
@@ -75,7 +75,7 @@ func (h *History) sticky(ctx context.Context, key deja.Stream, p Predicate, lim 
 		if err != nil {
 			return nil, err
 		}
-		holds = false
+		holds := false
 		if s != nil && s.N > good {
 			if holds, err = h.holdsAfter(ctx, s, p); err != nil {
 				return nil, err

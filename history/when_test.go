@@ -418,6 +418,7 @@ func whenSeeds(t *testing.T, n uint64) (seeds []uint64) {
 }
 
 func TestWhenIsWhatLookingAtEachStateGives(t *testing.T) {
+	t.Parallel()
 	for _, seed := range whenSeeds(t, 15) {
 		t.Run(fmt.Sprint("DEJA_SEED=", seed), func(t *testing.T) {
 			t.Parallel()

@@ -231,6 +231,7 @@ func typeName(t *cel.Type) string {
 		return "a list"
 	case types.MapKind:
 		return "a map"
+	default:
+		return "of type " + t.String()
 	}
-	return "of type " + t.String()
 }

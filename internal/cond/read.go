@@ -126,8 +126,9 @@ func (r *reader) walk(e celast.Expr) (path, variable string, at step, ok bool) {
 		key, _ := call.Args()[1].AsLiteral().(types.String)
 		path, at = at.to(path, string(key))
 		return path, variable, at, ok
+	default:
+		return "", "", at, false
 	}
-	return "", "", at, false
 }
 
 // A step is how far a path has come.

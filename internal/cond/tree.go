@@ -29,6 +29,7 @@ func newNode(t canon.Type, up *node) *node {
 		n.kids = make([]*node, t.Len())
 	case canon.Map:
 		n.named = map[string]*node{}
+	default: // those that need no room
 	}
 	return n
 }
@@ -68,6 +69,7 @@ func (n *node) kid(step string) *node {
 		if i, err := strconv.Atoi(step); err == nil && i >= 0 && i < maxElements {
 			return n.element(i)
 		}
+	default: // nothing is in it
 	}
 	return nil
 }

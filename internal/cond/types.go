@@ -39,6 +39,7 @@ func (p *provider) name(name string, t canon.Type) {
 		}
 	case canon.Map, canon.List, canon.Array:
 		p.name(name+".x", t.Elem())
+	default: // nothing is in it
 	}
 }
 

@@ -2,6 +2,7 @@ package cond
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
@@ -39,12 +41,9 @@ func (n *node) make() ref.Val {
 		return n.elements(n.count)
 	case canon.Array:
 		return n.elements(len(n.kids))
+	default:
+		return scalar(cmp.Or(n.token, n.is.Zero()))
 	}
-	token := n.token
-	if token == "" {
-		token = n.is.Zero()
-	}
-	return scalar(token)
 }
 
 func (n *node) entries() ref.Val {
@@ -77,7 +76,7 @@ func scalar(token string) ref.Val {
 		return types.True
 	case token == "false":
 		return types.False
-	case c == '"' && !bytes.ContainsRune([]byte(token), '\\'):
+	case c == '"' && !strings.ContainsRune(token, '\\'):
 		return types.String(token[1 : len(token)-1])
 	}
 	return decoded([]byte(token))
@@ -94,7 +93,7 @@ func integer(token string) ref.Val {
 	if u, err := strconv.ParseUint(token, 10, 64); err == nil {
 		return types.Uint(u)
 	}
-	if f, err := strconv.ParseFloat(token, 64); err == nil && bytes.ContainsAny([]byte(token), ".eE") {
+	if f, err := strconv.ParseFloat(token, 64); err == nil && strings.ContainsAny(token, ".eE") {
 		return types.Double(f)
 	}
 	return types.WrapErr(errBig)
