@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/dejalog/deja"
@@ -27,7 +28,7 @@ type measurement struct {
 	rng *rand.Rand
 }
 
-// asked is how many keys or points a run of a short query asks for; the slowest of them counts for the run.
+// asked is how many keys or points a run of a short query asks for.
 const asked = 20
 
 func (m *measurement) run(ctx context.Context) (err error) {
@@ -66,21 +67,23 @@ func (m *measurement) timed(name, bound string, fn func() error) error {
 	return nil
 }
 
-// slowest notes how long the slowest of some calls takes.
-func (m *measurement) slowest(name, bound string, fn func(i int) error) error {
-	var worst []float64
+// each notes how long calls take: the one in the middle, and the slowest.
+func (m *measurement) each(name, bound string, fn func(i int) error) error {
+	var middle, worst []float64
 	for range m.runs {
-		var most time.Duration
+		var took []float64
 		for i := range asked {
 			began := time.Now()
 			if err := fn(i); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			most = max(most, time.Since(began))
+			took = append(took, float64(time.Since(began).Microseconds())/1000)
 		}
-		worst = append(worst, float64(most.Microseconds())/1000)
+		middle = append(middle, median(took))
+		worst = append(worst, slices.Max(took))
 	}
-	m.add(fmt.Sprintf("%s, slowest of %d", name, asked), "ms", bound, median(worst))
+	m.add(name, "ms", bound, median(middle))
+	m.add(fmt.Sprintf("  the slowest of %d", asked), "ms", bound, median(worst))
 	return nil
 }
 
@@ -149,7 +152,7 @@ func (m *measurement) key() string { return fmt.Sprintf("account/%d", 1+m.rng.In
 func (m *measurement) points(ctx context.Context) error {
 	total := m.h.All().Last[0]
 	at := func() (*history.Step, error) { return m.h.Decided(ctx, 0, 1+m.rng.Int64N(total)) }
-	if err := m.slowest("step to the next, and back", "≤ 16", func(int) error {
+	if err := m.each("step to the next, and back", "≤ 16", func(int) error {
 		s, err := at()
 		if err != nil {
 			return err
@@ -166,7 +169,7 @@ func (m *measurement) points(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := m.slowest("state at any point", "≤ 50", func(int) error {
+	if err := m.each("state at any point", "≤ 50", func(int) error {
 		s, err := at()
 		if err != nil {
 			return err
@@ -176,7 +179,7 @@ func (m *measurement) points(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := m.slowest("state at the locator of a position", "≤ 50", func(int) error {
+	if err := m.each("state at the locator of a position", "≤ 50", func(int) error {
 		s, err := at()
 		if err != nil {
 			return err
@@ -190,7 +193,7 @@ func (m *measurement) points(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := m.slowest("blame", "≤ 50", func(int) error {
+	if err := m.each("blame", "≤ 50", func(int) error {
 		_, err := m.h.Blame(ctx, m.key())
 		return err
 	}); err != nil {
