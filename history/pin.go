@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/cond"
@@ -334,7 +335,7 @@ func (g *pinning) twins(ctx context.Context) error {
 			others = append(others, t)
 		}
 	}
-	all = append(own, others...)
+	all = slices.Concat(own, others)
 	g.pin.Twins = all[:min(len(all), maxTwins)]
 	if len(all) == 0 {
 		g.pin.miss(TwinFound, "no two messages of %s up to the target say the same under different IDs", g.first.Stream)

@@ -195,10 +195,10 @@ func (h *History) content(ctx context.Context, s *Step) (Twin, content, error) {
 		return m, content{}, err
 	}
 	m.Payload = jsonOf(env.Payload)
-	c := content{}
-	c.whole, _ = wire.ContentHash(env) //nolint:errcheck // the hash of what has no canonical form is that of its bytes
+	c := content{} // what has no canonical form is hashed by its bytes
+	c.whole, _ = wire.ContentHash(env)
 	if c.same = c.whole; !s.Cause.IsZero() {
-		c.same, _ = wire.ContentHash(&deja.Envelope{Type: env.Type, ContentType: env.ContentType, Payload: env.Payload}) //nolint:errcheck // as above
+		c.same, _ = wire.ContentHash(&deja.Envelope{Type: env.Type, ContentType: env.ContentType, Payload: env.Payload})
 	}
 	return m, c, nil
 }

@@ -56,7 +56,10 @@ func Find(ctx context.Context, fn any) (*Constructor, error) {
 	if err := c.locate(ctx, filepath.Dir(file)); err != nil {
 		return nil, err
 	}
-	return c, c.name(ctx)
+	if err := c.name(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // splitName splits a function's name in the symbol table: dots in the last element of an import path are escaped there.

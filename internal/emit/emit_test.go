@@ -32,7 +32,7 @@ func TestAFunctionIsFoundInItsModule(t *testing.T) {
 	if c.Package != "place" || c.Func != "Partition" || c.Module != "github.com/dejalog/deja" || c.Path() != "github.com/dejalog/deja/pinned" {
 		t.Errorf("got %+v, path %s", c, c.Path())
 	}
-	if _, err := os.Stat(filepath.Join(c.Root, "internal/emit/emit_test.go")); err != nil {
+	if _, err := os.Stat(filepath.Join(c.Root, "internal", "emit", "emit_test.go")); err != nil {
 		t.Error(err)
 	}
 }
