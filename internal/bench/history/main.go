@@ -30,7 +30,7 @@ func main() {
 	flag.IntVar(&s.messages, "messages", 1_000_000, "messages of the history")
 	flag.IntVar(&s.keys, "keys", 10_000, "keys that they are spread over")
 	flag.IntVar(&s.runs, "runs", 3, "runs of each measurement; the median counts")
-	flag.BoolVar(&s.large, "large", false, "measure on ten times the messages, too, and print the ratios")
+	flag.BoolVar(&s.large, "large", false, "measure on ten times the messages and keys, too, and print the ratios")
 	flag.StringVar(&s.dir, "dir", "", "`DIR` of the histories, to be used again; a temporary one by default")
 	flag.Parse()
 	if err := s.run(context.Background()); err != nil {
@@ -46,7 +46,7 @@ func (s *settings) run(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(s.dir)) }()
 	}
-	small, err := s.measure(ctx, s.messages)
+	small, err := s.measure(ctx, s.messages, s.keys)
 	if err != nil {
 		return err
 	}
@@ -58,11 +58,11 @@ func (s *settings) run(ctx context.Context) (err error) {
 	if !s.large {
 		return nil
 	}
-	large, err := s.measure(ctx, 10*s.messages)
+	large, err := s.measure(ctx, 10*s.messages, 10*s.keys)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n%d messages, and how many times the figure before\n\n", 10*s.messages)
+	fmt.Printf("\n%d messages over %d keys, and how many times the figure before\n\n", 10*s.messages, 10*s.keys)
 	large.print(small)
 	return nil
 }
@@ -86,12 +86,12 @@ func (fs figures) print(before figures) {
 }
 
 // measure takes all figures of a history of so many messages.
-func (s *settings) measure(ctx context.Context, messages int) (figures, error) {
+func (s *settings) measure(ctx context.Context, messages, keys int) (figures, error) {
 	path := filepath.Join(s.dir, fmt.Sprintf("%d.db", messages))
-	if err := create(ctx, path, service.Service(), messages, transfers(messages, s.keys)); err != nil {
+	if err := create(ctx, path, service.Service(), messages, transfers(messages, keys)); err != nil {
 		return nil, fmt.Errorf("make a history: %w", err)
 	}
-	m := &measurement{path: path, index: path + ".index", keys: s.keys, runs: s.runs}
+	m := &measurement{path: path, index: path + ".index", keys: keys, runs: s.runs}
 	if err := m.run(ctx); err != nil {
 		return nil, err
 	}
