@@ -372,8 +372,10 @@ var list = []Mutant{
 		Rule:    "A history's index is not believed without its checksums.",
 		Package: "./history",
 		Run:     "^TestADamagedIndexIsMadeAnew$",
-		Edits: []Edit{{"internal/trail/segment_read.go", `binary.LittleEndian.Uint32(buf[len(body):]) != checksum(s.stamp, at, body)`,
-			`binary.LittleEndian.Uint32(buf[len(body):]) != checksum(s.stamp, at, body) && len(body) == 0`}},
+		Edits: []Edit{{
+			"internal/trail/segment_read.go", `binary.LittleEndian.Uint32(buf[len(body):]) != checksum(s.stamp, at, body)`,
+			`binary.LittleEndian.Uint32(buf[len(body):]) != checksum(s.stamp, at, body) && len(body) == 0`,
+		}},
 	},
 	{
 		Name:    "index-of-a-fork",
