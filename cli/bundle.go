@@ -128,7 +128,7 @@ func (e *Env) export(ctx context.Context, x *exporting) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	path := filepath.Join(dir, bundleDatabase)
 	var taken *history.Taken
 	b := Bundle{Format: bundleFormat, Service: e.app.Service.Name, Scope: x.scope, Fold: e.machine.FoldVersion(), Redacted: []string{}}
@@ -284,7 +284,7 @@ func pack(out, database string, b *Bundle) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
 	z := zip.NewWriter(f)
 	if err := pour(z, database, b); err != nil {
 		return errors.Join(err, f.Close())
@@ -427,8 +427,9 @@ func (e *Env) checkOpened(ctx context.Context, path string, b *Bundle) (err erro
 	if err != nil {
 		return err
 	}
+	defer db.CloseInto(&err)
 	a, err := e.Replay(ctx, db, replay.Options{})
-	if err = errors.Join(err, db.Close()); err != nil {
+	if err != nil {
 		return err
 	}
 	if a.StateHash != b.StateHash {

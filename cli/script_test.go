@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 func broken() bool {
 	if os.Getenv("BROKEN") == "exit" {
 		fmt.Fprintln(os.Stderr, "so long")
-		os.Exit(9)
+		os.Exit(9) //nolint:revive // it is to die there
 	}
 	return os.Getenv("BROKEN") != ""
 }

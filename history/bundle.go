@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -34,7 +35,7 @@ type Taken struct {
 // Take fills a clean database with an excerpt of the history: the messages of some streams, all of their deliveries, what was
 // decided, and the states. Offsets and numbers are given anew; IDs, times, outcomes and events stay as they are, but for what
 // is redacted. It is held in memory on the way: for all of a large history there are archives.
-func (h *History) Take(ctx context.Context, x Excerpt, target replay.Target) (*Taken, error) {
+func (h *History) Take(ctx context.Context, x Excerpt, target replay.Target) (_ *Taken, err error) {
 	if slices.Max(x.Limits.After) > 0 {
 		return nil, fmt.Errorf("an excerpt begins at the beginning: %w", ErrQuery)
 	}
@@ -46,7 +47,7 @@ func (h *History) Take(ctx context.Context, x Excerpt, target replay.Target) (*T
 	}
 	t.drop()
 	log := memory.NewLog(memory.LogConfig{Partitions: h.source.Partitions(), MaxRecord: 64 << 20})
-	defer log.Close()
+	defer func() { err = errors.Join(err, log.Close()) }()
 	for p := range t.parts {
 		if err := t.write(ctx, log, int32(p)); err != nil {
 			return nil, err

@@ -80,7 +80,7 @@ func TestAnExcerptIsAHistoryOfItsOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer past.Close()
+		t.Cleanup(func() { _ = past.Close() })
 		var got []string
 		for s, err := range past.steps.scan(t.Context(), scope.Matches, past.All().Last) {
 			if err != nil {

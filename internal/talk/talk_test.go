@@ -93,7 +93,7 @@ func service(how string) *deja.Service {
 	return s
 }
 
-func overflow(n int) int { return overflow(n+1) + 1 } //nolint:revive // it is to overflow
+func overflow(n int) int { return overflow(n+1) + 1 } //nolint:revive,staticcheck // it is to overflow
 
 type (
 	evil struct {
