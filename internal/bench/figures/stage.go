@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -300,5 +301,24 @@ func work(arg string) error {
 		return err
 	}
 	cpu := time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
-	return json.NewEncoder(os.Stdout).Encode(used{cpu.Seconds(), float64(ru.Maxrss) / 1024})
+	most, err := maxResident()
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(used{cpu.Seconds(), most / 1024})
+}
+
+// maxResident returns the most memory that this program had resident, in KiB. What getrusage tells is also what the process
+// had before it became this program: the memory of the one that started it.
+func maxResident() (kib float64, err error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, fmt.Errorf("the memory of a worker is measured on Linux alone: %w", err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			return strconv.ParseFloat(strings.Fields(rest)[0], 64)
+		}
+	}
+	return 0, errors.New("/proc/self/status has no VmHWM")
 }
