@@ -381,7 +381,7 @@ func (p *plan) edit(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			d.at, d.sub, d.edit, d.own, d.rec.Time, d.time = e.place.Offset, sub, e, true, t, t
+			d.at, d.sub, d.edit, d.own, d.rec.Time, d.time = e.place.Offset, sub, e, true, t, e.after(t)
 			p.gone(e)
 		case Duplicate:
 			again := *d
@@ -407,8 +407,16 @@ func (p *plan) insert(ctx context.Context, e *edited, sub int64) error {
 	}
 	rec := driver.Record{Partition: e.place.Partition, Time: t, Key: e.new.Stream.Key, Value: wire.AppendMessage(nil, e.new)}
 	p.parts[e.place.Partition].todo = append(p.parts[e.place.Partition].todo,
-		&delivery{rec: rec, env: e.new, edit: e, at: e.place.Offset, sub: sub, own: true, time: t})
+		&delivery{rec: rec, env: e.new, edit: e, at: e.place.Offset, sub: sub, own: true, time: e.after(t)})
 	return nil
+}
+
+// after returns when a message is decided that is put behind one that was appended at a time: not before that one was.
+func (e *edited) after(t time.Time) time.Time {
+	if t.Before(e.floor) {
+		return e.floor
+	}
+	return t
 }
 
 // timeAt returns when the message at a position was appended; of the beginning, the first one.
@@ -447,7 +455,8 @@ func (p *plan) settle() {
 }
 
 // order returns all deliveries in the order in which they are lived. Partitions have nothing to do with each other, unless an
-// edited message's ID is used in several: then they go by time, and a conflict comes after the message that it is one with.
+// edited message's ID is used in several: then they go by time, and a conflict comes after the message that it is one with,
+// unless that one came later.
 func (p *plan) order() []*delivery {
 	var lists [][]*delivery
 	for _, part := range p.parts {
@@ -506,19 +515,24 @@ func (p *plan) before(a, b *delivery, settled map[deja.ID]bool, lists [][]*deliv
 	return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.rec.Partition, b.rec.Partition)) < 0
 }
 
-// waits reports whether a delivery was found in conflict with a message that is still to come.
+// waits reports whether a delivery was found in conflict with a message that is still to come, and that was not put off.
 func waits(d *delivery, settled map[deja.ID]bool, lists [][]*delivery) bool {
 	if d.step == nil || d.step.Status != deja.Conflicted || settled[d.env.ID] {
 		return false
 	}
 	for _, l := range lists {
 		for _, o := range l {
-			if o.env.ID == d.env.ID && o.step != nil && o.step.Status != deja.Conflicted {
+			if o.env.ID == d.env.ID && o.step != nil && o.step.Status != deja.Conflicted && !o.later() {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// later reports whether a message was moved to a later place: what came after it need not do so any more.
+func (d *delivery) later() bool {
+	return d.edit != nil && d.edit.Do == Move && d.at > d.step.Position.Offset
 }
 
 // past returns what was before the part that is lived.
