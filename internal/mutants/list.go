@@ -184,7 +184,11 @@ var list = []Mutant{
 		Rule:    "A store behind its journal adopts what was decided, and decides nothing again.",
 		Package: "./internal/step",
 		Run:     "^(TestAStoreBehindItsJournalAdoptsIt|TestSimulation)$",
-		Edits:   []Edit{{"internal/step/takeover.go", `		if err := b.redoAll(ctx, entries); err != nil || !b.full() {`, `		if !b.full() {`}},
+		Edits: []Edit{{"internal/step/takeover.go", `		if err := b.redoAll(ctx, entries); err != nil || !b.full() {
+			return err
+		}`, `		if !b.full() {
+			return nil
+		}`}},
 	},
 	{
 		Name:    "no-new-life",

@@ -88,7 +88,7 @@ func TestARootIsWrittenLast(t *testing.T) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
-	for i := range uint64(6) {
+	for i := range uint64(30) {
 		seed := first + i
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Logf("repeat with: DEJA_SEED=%d go test ./internal/trail -run TestARootIsWrittenLast", seed)
