@@ -56,6 +56,9 @@ Exit code 1: nothing would have been otherwise.`,
 			if err != nil {
 				return err
 			}
+			if len(o) == 0 {
+				return Usagef("what if what? give --drop, --set, --insert-after, --move or --duplicate")
+			}
 			opt := history.WhatIfOptions{Program: build}
 			if facts == "fixed" && build != "" {
 				return Usagef("--facts fixed leaves nothing for --build to decide")
@@ -85,7 +88,7 @@ Exit code 1: nothing would have been otherwise.`,
 	return cmd
 }
 
-// overlay reads the flags, and the arguments that belong to them.
+// overlay reads the flags, and the arguments that belong to them: nothing, if there are none.
 func (ed *edits) overlay(e *Env, args []string) (o history.Overlay, err error) {
 	var fields, files []string
 	for _, a := range args {
@@ -138,9 +141,6 @@ func (ed *edits) overlay(e *Env, args []string) (o history.Overlay, err error) {
 	}
 	for _, id := range ed.duplicate {
 		add(history.Duplicate, "--duplicate", id, "")
-	}
-	if len(o) == 0 && err == nil {
-		return nil, Usagef("what if what? give --drop, --set, --insert-after, --move or --duplicate")
 	}
 	return o, err
 }
