@@ -25,6 +25,9 @@ var pointsSeed = flag.Uint64("points.seed", 0, "run the property tests about poi
 // eachPast runs a test on random pasts.
 func eachPast(t *testing.T, runs int, test func(t *testing.T, rng *rand.Rand, p *lived.Past)) {
 	first := uint64(time.Now().UnixNano())
+	if testing.Short() {
+		runs = (runs + 2) / 3
+	}
 	if *pointsSeed != 0 {
 		first, runs = *pointsSeed, 1
 	}
