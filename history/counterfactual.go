@@ -37,7 +37,7 @@ func (g *pinning) again(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	all := g.rerun.all()
+	all := numbers(len(g.rerun.steps))
 	if !g.rerun.affords(len(all)) {
 		g.skip("%s has %d messages up to the target: an effort of %d does not suffice to decide them again", g.first.Stream, len(all), g.Effort)
 		return nil
@@ -191,7 +191,7 @@ func backwards(s []int) []int {
 // smallest looks for a small set of messages without which the predicate is false at the target: at the most all from FIRST-BAD on.
 func (g *pinning) smallest(ctx context.Context, all []int, singles bool) error {
 	first, budget := g.number(), g.rerun.most*3/4
-	left, minimal, err := shrink(all[first:], func(dropped []int) (helps, more bool, err error) {
+	left, minimal, err := shrink(all[first:], nil, func(dropped []int) (helps, more bool, err error) {
 		if g.rerun.spent+int64(len(all)) > budget {
 			return false, false, nil
 		}

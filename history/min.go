@@ -53,7 +53,7 @@ func (h *History) minimal(ctx context.Context, first *Step, p Predicate, most in
 		return nil, fmt.Errorf("minimal history of %s: %w", first.Stream, err)
 	}
 	m.Of, r.most = len(r.items), most
-	if m.Reproduced, err = r.fails(ctx, r.all()); err != nil {
+	if m.Reproduced, err = r.fails(ctx, numbers(len(r.items))); err != nil {
 		return nil, fmt.Errorf("minimal history of %s: %w", first.Stream, err)
 	}
 	m.Tests, m.Lived = r.tests, r.lived
@@ -236,45 +236,15 @@ func (r *reduction) link(ctx context.Context) error {
 	return nil
 }
 
-func (r *reduction) all() []int {
-	all := make([]int, len(r.items))
-	for i := range all {
-		all[i] = i
-	}
-	return all
-}
-
-// reduce leaves out what can be, in large pieces first, so that a few messages of many are found in few tests: as many as
-// there are such messages, times the logarithm of all, and a half of those small.
+// reduce leaves out what can be.
 func (r *reduction) reduce(ctx context.Context) (left []int, minimal bool, err error) {
-	left = r.all()
-	for size := (len(left) + 1) / 2; ; {
-		before := len(left)
-		for end := len(left); end > 0; {
-			from := max(end-size, 0)
-			without := r.closed(slices.Concat(left[:from], left[end:]), left)
-			end = from
-			if len(without) == len(left) {
-				continue
-			}
-			if r.lived+int64(len(without)) > r.most {
-				return left, false, nil
-			}
-			fails, err := r.fails(ctx, without)
-			if err != nil {
-				return left, false, err
-			}
-			if fails {
-				left = without
-				end = min(end, len(left))
-			}
+	return shrink(numbers(len(r.items)), r.closed, func(some []int) (fails, more bool, err error) {
+		if r.lived+int64(len(some)) > r.most {
+			return false, false, nil
 		}
-		if size > 1 {
-			size = (size + 1) / 2
-		} else if len(left) == before {
-			return left, true, nil
-		}
-	}
+		fails, err = r.fails(ctx, some)
+		return fails, true, err
+	})
 }
 
 // closed returns the items without those of which the cause is missing, and with those that must stay.
@@ -311,10 +281,7 @@ func (r *reduction) fails(ctx context.Context, some []int) (bool, error) {
 	}
 	l := trial{r: r}
 	var err error
-	if l.run, err = r.predicate.runner(r.h.machine, r.first.Stream); err == nil {
-		err = l.run.reset(r.first.Stream)
-	}
-	if err != nil {
+	if l.along, err = r.predicate.along(r.h.machine, r.first.Stream); err != nil {
 		return false, err
 	}
 	w, err := r.world(ctx, l.decided)
@@ -353,7 +320,7 @@ func setKey(some []int) string {
 // A trial follows the predicate along a history that is being lived.
 type trial struct {
 	r     *reduction
-	run   runner
+	along *along
 	holds bool
 	same  bool // the first bad message did as it had done
 	err   error
@@ -363,22 +330,9 @@ func (l *trial) decided(d relive.Decision) {
 	if l.err != nil || d.Cause.Stream != l.r.first.Stream {
 		return
 	}
-	s := &Step{
-		Stream: d.Cause.Stream, Position: d.Cause.Position, ID: d.Cause.ID, Type: d.Cause.Type, Status: d.Decided.Status,
-		Version: d.Version, Act: d.Act,
-	}
-	for i := range d.Decided.Events {
-		s.Events = append(s.Events, Event{d.Decided.Events[i].Type, d.Decided.Events[i].Payload})
-	}
-	for _, c := range d.Changes {
-		s.Writes = append(s.Writes, Write{c.Path, c.Old, c.New})
-	}
-	before := l.holds
-	if len(s.Events) > 0 {
-		var due bool
-		if due, l.err = l.run.message(s); due && l.err == nil {
-			l.holds, l.err = l.run.holds()
-		}
+	s, before := stepOf(&d), l.holds
+	if l.holds, l.err = l.along.step(s); l.err != nil {
+		return
 	}
 	if s.Position == l.r.first.Position && s.Act.IsZero() == l.r.first.Act.IsZero() {
 		l.same = !before && l.holds && l.r.alike(s)
@@ -396,17 +350,11 @@ func (r *reduction) alike(s *Step) bool {
 func (r *reduction) read(ws []Write) []Write {
 	var read []Write
 	for _, w := range ws {
-		if slices.ContainsFunc(r.paths, func(p string) bool { return under(w.Path, p) }) {
+		if slices.ContainsFunc(r.paths, func(p string) bool { return within(w.Path, p) }) {
 			read = append(read, w)
 		}
 	}
 	return read
-}
-
-// under reports whether a path is another, or below it.
-func under(path, top string) bool {
-	rest, ok := strings.CutPrefix(path, top)
-	return ok && (top == "" || rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 // alikeWrite reports whether two writes change a field in the same way: a number by as much, all else to the same.

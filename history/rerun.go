@@ -71,9 +71,9 @@ func (r *rerun) world(ctx context.Context, decided func(relive.Decision)) (*reli
 	}, relive.Past{})
 }
 
-// all returns the numbers of all messages.
-func (r *rerun) all() []int {
-	all := make([]int, len(r.steps))
+// numbers returns the numbers from 0 on, so many.
+func numbers(n int) []int {
+	all := make([]int, n)
 	for i := range all {
 		all[i] = i
 	}

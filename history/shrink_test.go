@@ -39,7 +39,7 @@ func TestShrinkLeavesNothingOutThatMatters(t *testing.T) {
 			}
 			return together(s)
 		}
-		left, minimal, err := shrink(set, func(s []int) (bool, bool, error) {
+		left, minimal, err := shrink(set, nil, func(s []int) (bool, bool, error) {
 			if !slices.IsSorted(s) {
 				t.Fatalf("seed %d: the order changed: %v", seed+run, s)
 			}
@@ -66,13 +66,13 @@ func TestShrinkEndsEarly(t *testing.T) {
 	passes := func(s []int) bool {
 		return slices.Contains(s, 17) && slices.Contains(s, 5000) && slices.Contains(s, 9999)
 	}
-	left, minimal, err := shrink(set, func(s []int) (bool, bool, error) { tests++; return passes(s), true, nil })
+	left, minimal, err := shrink(set, nil, func(s []int) (bool, bool, error) { tests++; return passes(s), true, nil })
 	if err != nil || !minimal || !slices.Equal(left, []int{17, 5000, 9999}) || tests > 200 {
 		t.Errorf("left %d after %d tests, minimal %v, %v", len(left), tests, minimal, err)
 	}
 	for most := range tests {
 		n := 0
-		left, minimal, err := shrink(set, func(s []int) (bool, bool, error) { n++; return passes(s), n <= most, nil })
+		left, minimal, err := shrink(set, nil, func(s []int) (bool, bool, error) { n++; return passes(s), n <= most, nil })
 		if err != nil || minimal || !passes(left) {
 			t.Fatalf("ended after %d tests: left %d, minimal %v, %v", most, len(left), minimal, err)
 		}
