@@ -350,14 +350,8 @@ func keyName(s deja.Stream) string {
 func messageOf(v *visit) Message {
 	e := v.own()
 	m := Message{ID: e.Cause.ID, Position: e.Cause.Position, Version: e.Version, Type: e.Cause.Type}
-	env, err := v.envelope()
-	switch {
-	case err != nil:
-		return m
-	case env.ContentType == "application/json" && json.Valid(env.Payload):
-		m.Payload = env.Payload
-	default:
-		m.Payload = canonical(env)
+	if env, err := v.envelope(); err == nil {
+		m.Payload = payloadOf(env)
 	}
 	return m
 }

@@ -37,13 +37,20 @@ func (h *History) message(ctx context.Context, s *Step) (Message, error) {
 	case err != nil:
 		return m, fmt.Errorf("message %s at %s: %w", s.ID, s.Position, err)
 	}
-	m.Payload = env.Payload
-	if env.ContentType != "application/json" || !json.Valid(env.Payload) {
-		if m.Payload, err = json.Marshal(env.Payload); err != nil {
-			return m, err
-		}
-	}
+	m.Payload = payloadOf(env)
 	return m, nil
+}
+
+// payloadOf returns a message's payload as answers show it: JSON as it is, all else as a text of its bytes.
+func payloadOf(env *deja.Envelope) json.RawMessage {
+	if env.ContentType == "application/json" && json.Valid(env.Payload) {
+		return env.Payload
+	}
+	data, err := json.Marshal(env.Payload)
+	if err != nil { // bytes always have a JSON form
+		return nil
+	}
+	return data
 }
 
 // envelope reads a message from the inbox.

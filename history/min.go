@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/big"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/relive"
+	"github.com/dejalog/deja/replay"
 )
 
 // A Minimal is a small history that still fails: the message after which a predicate holds, decided as it was, and as few as can
@@ -102,30 +104,16 @@ func (h *History) withCauses(ctx context.Context, steps []*Step) ([]*Step, error
 			continue
 		}
 		known[id] = true
-		s, err := h.settledAs(ctx, id)
+		s, err := h.first(ctx, id)
+		if errors.Is(err, replay.ErrNotFound) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
-		if s != nil {
-			steps = append(steps, s)
-		}
+		steps = append(steps, s)
 	}
 	return steps, nil
-}
-
-// settledAs returns how the message of an ID was settled first; nil if the history has none.
-func (h *History) settledAs(ctx context.Context, id deja.ID) (*Step, error) {
-	found, err := h.steps.find(ctx, id, id, 16)
-	if err != nil {
-		return nil, err
-	}
-	for _, at := range found {
-		s, err := h.steps.decision(ctx, at)
-		if err != nil || s.Status != deja.Conflicted && s.Act.IsZero() {
-			return s, err
-		}
-	}
-	return nil, nil
 }
 
 func byTime(a, b *Step) int {
@@ -218,12 +206,12 @@ func (r *reduction) link(ctx context.Context) error {
 				break
 			}
 			seen[id] = true
-			s, err := r.h.settledAs(ctx, id)
+			s, err := r.h.first(ctx, id)
+			if errors.Is(err, replay.ErrNotFound) {
+				break
+			}
 			if err != nil {
 				return err
-			}
-			if s == nil {
-				break
 			}
 			id = s.Cause
 		}

@@ -1,7 +1,6 @@
 package history
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -199,17 +198,13 @@ func (e *edited) set(contentType string, payload []byte) ([]byte, error) {
 	if contentType != "application/json" {
 		return nil, cannotBe("the payload of message %s is %s: only all of it can be set", e.step.ID, contentType)
 	}
-	dec := json.NewDecoder(bytes.NewReader(payload))
-	dec.UseNumber() // amounts stay what they are
-	var v any
-	if err := dec.Decode(&v); err != nil {
+	v, err := parseTree(payload)
+	if err != nil {
 		return nil, cannotBe("the payload of message %s: %w", e.step.ID, err)
 	}
 	for _, path := range slices.Sorted(maps.Keys(e.Fields)) {
-		var to any
-		dec := json.NewDecoder(bytes.NewReader(e.Fields[path]))
-		dec.UseNumber()
-		if err := dec.Decode(&to); err != nil {
+		to, err := parseTree(e.Fields[path])
+		if err != nil {
 			return nil, cannotBe("set %s of message %s: %w", path, e.step.ID, err)
 		}
 		if err := putField(v, strings.Split(path, "."), to); err != nil {

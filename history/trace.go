@@ -49,36 +49,17 @@ func (h *History) Why(ctx context.Context, of *Step) iter.Seq2[Link, error] {
 
 // first returns the step that settled a message first: later ones of its ID are conflicts, or decide a parked one again.
 func (h *History) first(ctx context.Context, id deja.ID) (*Step, error) {
-	all, err := h.settled(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range all {
-		if s.Status != deja.Conflicted {
-			return s, nil
-		}
-	}
-	return nil, fmt.Errorf("message %s: %w", id, replay.ErrNotFound)
-}
-
-// settled returns the steps at which an ID was decided, in order within their partitions.
-func (h *History) settled(ctx context.Context, id deja.ID) ([]*Step, error) {
 	places, err := h.steps.find(ctx, id, id, 1000)
 	if err != nil {
 		return nil, err
 	}
-	return h.stepsAt(ctx, places)
-}
-
-func (h *History) stepsAt(ctx context.Context, places []place) ([]*Step, error) {
-	all := make([]*Step, len(places))
-	for i, at := range places {
-		var err error
-		if all[i], err = h.steps.decision(ctx, at); err != nil {
-			return nil, err
+	for _, at := range places {
+		s, err := h.steps.decision(ctx, at)
+		if err != nil || s.Status != deja.Conflicted {
+			return s, err
 		}
 	}
-	return all, nil
+	return nil, fmt.Errorf("message %s: %w", id, replay.ErrNotFound)
 }
 
 // Impact yields a message and all that it caused in this history, depth first, causes before what they caused. It holds no
@@ -92,7 +73,7 @@ func (h *History) Impact(ctx context.Context, of *Step) iter.Seq2[Link, error] {
 			if !yield(at, nil) {
 				return
 			}
-			next, err := h.effects(ctx, at.Step)
+			next, err := h.Effects(ctx, at.Step)
 			for i := len(next) - 1; i >= 0 && err == nil; i-- {
 				for _, id := range path {
 					if next[i].ID == id {
@@ -109,8 +90,8 @@ func (h *History) Impact(ctx context.Context, of *Step) iter.Seq2[Link, error] {
 	}
 }
 
-// effects returns the messages that a message caused, each once.
-func (h *History) effects(ctx context.Context, of *Step) ([]*Step, error) {
+// Effects returns the messages that a step's caused in this history, each once.
+func (h *History) Effects(ctx context.Context, of *Step) ([]*Step, error) {
 	if of.Status == deja.Conflicted { // its ID is another message's, and so are that ID's effects
 		return nil, nil
 	}
@@ -118,14 +99,17 @@ func (h *History) effects(ctx context.Context, of *Step) ([]*Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := h.stepsAt(ctx, places)
 	var once []*Step
 	seen := map[deja.ID]bool{}
-	for _, s := range all {
+	for _, at := range places {
+		s, err := h.steps.decision(ctx, at)
+		if err != nil {
+			return nil, err
+		}
 		if s.Status != deja.Conflicted && !seen[s.ID] {
 			seen[s.ID] = true
 			once = append(once, s)
 		}
 	}
-	return once, err
+	return once, nil
 }

@@ -75,6 +75,3 @@ func (h *History) Cause(ctx context.Context, s *Step) (*Step, error) {
 	}
 	return h.first(ctx, s.Cause)
 }
-
-// Effects returns the messages that a step's caused in this history.
-func (h *History) Effects(ctx context.Context, s *Step) ([]*Step, error) { return h.effects(ctx, s) }
