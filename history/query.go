@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/dejalog/deja"
-	"github.com/dejalog/deja/internal/canon"
 	"github.com/dejalog/deja/replay"
 )
 
@@ -46,7 +45,7 @@ var ErrQuery = errors.New("the query cannot be answered")
 
 // Query returns the rows in order of their groups: numbers by value, texts by bytes. Sums do not overflow.
 func (h *History) Query(ctx context.Context, q Query) ([]Row, error) {
-	a, err := newAggregation(h.machine, &q)
+	a, err := newAggregation(h, &q)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +109,7 @@ type figure struct {
 	token string
 }
 
-func newAggregation(m *deja.Machine, q *Query) (*aggregation, error) {
+func newAggregation(h *History, q *Query) (*aggregation, error) {
 	if len(q.Of) == 0 {
 		q.Of = []string{"count"}
 	}
@@ -131,7 +130,7 @@ func newAggregation(m *deja.Machine, q *Query) (*aggregation, error) {
 	}
 	for _, name := range slices.Concat(q.By, fieldsOf(a.of)) {
 		if path, ok := strings.CutPrefix(name, "state."); ok {
-			if err := a.field(m, path); err != nil {
+			if err := a.field(h, path); err != nil {
 				return nil, err
 			}
 		}
@@ -148,41 +147,22 @@ func fieldsOf(ms []measure) []string {
 }
 
 // field notes what a field of a state is where it was not written, in each aggregate of the scope that has one.
-func (a *aggregation) field(m *deja.Machine, path string) error {
+func (a *aggregation) field(h *History, path string) error {
 	found := false
-	for _, aggregate := range a.q.Scope.aggregates(m) {
-		if zero, ok := zeroAt(m.Shape(aggregate).Type(), path); ok {
-			found = true
-			if a.zeros[aggregate] == nil {
-				a.zeros[aggregate] = map[string]string{}
-			}
-			a.zeros[aggregate][path] = zero
+	for _, aggregate := range a.q.Scope.aggregates(h.machine) {
+		if h.CheckField(aggregate, path) != nil {
+			continue
 		}
+		found = true
+		if a.zeros[aggregate] == nil {
+			a.zeros[aggregate] = map[string]string{}
+		}
+		a.zeros[aggregate][path] = h.Zero(aggregate, path)
 	}
 	if !found {
 		return fmt.Errorf("%w: no state of %s has a field %s", ErrQuery, a.q.Scope, path)
 	}
 	return nil
-}
-
-// zeroAt returns the token of a field that is not there, "" behind maps and lists; ok is false if there can be no such field.
-func zeroAt(t canon.Type, path string) (zero string, ok bool) {
-	for path != "" {
-		var step string
-		var quoted bool
-		step, quoted, path = canon.CutStep(path)
-		switch t.Kind() {
-		case canon.Struct:
-			if _, t, ok = t.Member(step); !ok {
-				return "", false
-			}
-		case canon.Map, canon.List, canon.Array, canon.Any:
-			return "", quoted || step != ""
-		default:
-			return "", false
-		}
-	}
-	return t.Zero(), true
 }
 
 var (
@@ -217,10 +197,8 @@ func (a *aggregation) take(s *Step, state *fieldsNow) error {
 	}
 	for i := range s.Events {
 		ev := &s.Events[i]
-		var fields any
-		dec := json.NewDecoder(strings.NewReader(string(ev.Payload)))
-		dec.UseNumber()
-		if err := dec.Decode(&fields); err != nil { // not JSON: it has no fields
+		fields, err := parseTree(ev.Payload)
+		if err != nil { // not JSON: it has no fields
 			fields = nil
 		}
 		if err := a.count(s, ev, fields, state); err != nil {
@@ -300,22 +278,11 @@ func (a *aggregation) value(name string, event any, state *fieldsNow) string {
 	if path, ok := strings.CutPrefix(name, "state."); ok {
 		return cmp.Or(state.fields[path], a.zeros[state.stream.Aggregate][path])
 	}
-	v := event
-	for part := range strings.SplitSeq(strings.TrimPrefix(name, "event."), ".") {
-		object, ok := v.(map[string]any)
-		if !ok {
-			return ""
-		}
-		v = object[part]
-	}
-	if v == nil {
+	v, ok := descend(event, strings.TrimPrefix(name, "event."))
+	if !ok || v == nil {
 		return ""
 	}
-	token, err := json.Marshal(v)
-	if err != nil {
-		return ""
-	}
-	return string(token)
+	return tokenOf(v)
 }
 
 // add takes a token in; "" is none.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/dejalog/deja"
+	shelves "github.com/dejalog/deja/internal/lived"
 	"github.com/dejalog/deja/internal/till"
 	"github.com/dejalog/deja/replay"
 )
@@ -131,4 +132,20 @@ func everything(t *testing.T, m *deja.Machine) Scope {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// A field is what its type says where it was not written, as blame and when have it: the length of a list is 0, an entry of a map
+// is not there.
+func TestQueryKnowsWhatWasNeverWritten(t *testing.T) {
+	l := newLived(t, shelves.Service())
+	l.send(deja.Envelope{Type: "shelf.add", Stream: deja.Stream{Key: "a"}, Payload: []byte(`{"amount":3}`)})
+	h := l.open()
+	for of, want := range map[string]string{
+		"last(state.items.#)": "0", "last(state.limits.eur)": "", "last(state.owner.name)": `""`, "last(state.balance)": "3", "count": "1",
+	} {
+		rows, err := h.Query(t.Context(), Query{Scope: everything(t, l.m), Limits: h.All(), Of: []string{of}})
+		if err != nil || len(rows) != 1 || rows[0].Of[0] != want {
+			t.Errorf("%s: %v, %v, want %s", of, rows, err, want)
+		}
+	}
 }
