@@ -39,7 +39,7 @@ func (h *History) Take(ctx context.Context, x Excerpt, target replay.Target) (_ 
 	if slices.Max(x.Limits.After) > 0 {
 		return nil, fmt.Errorf("an excerpt begins at the beginning: %w", ErrQuery)
 	}
-	t := &taking{h: h, x: x, parts: make([]part, h.source.Partitions())}
+	t := &taking{h: h, x: x, parts: make([]part, h.source.Partitions()), dec: wire.NewDecoder(h.machine.Name())}
 	for p := range t.parts {
 		if err := t.choose(ctx, int32(p)); err != nil {
 			return nil, err
@@ -70,6 +70,7 @@ type taking struct {
 	h     *History
 	x     Excerpt
 	parts []part
+	dec   *wire.Decoder
 	taken Taken
 }
 
@@ -106,7 +107,6 @@ func (t *taking) choose(ctx context.Context, number int32) error {
 		}
 	}
 	t.taken.Points = append(t.taken.Points, point)
-	dec := wire.NewDecoder(t.h.machine.Name())
 	at := deja.Position{Topic: wire.Inbox(t.h.machine.Name()), Partition: number}
 	for at.Offset <= point.Covers {
 		recs, err := t.h.log.Fetch(ctx, at, 2000)
@@ -115,7 +115,7 @@ func (t *taking) choose(ctx context.Context, number int32) error {
 		}
 		for _, r := range recs {
 			at.Offset = r.Offset + 1
-			env, err := dec.Message(r.Value)
+			env, err := t.dec.Message(r.Value)
 			if err != nil || r.Offset > point.Covers || !t.x.Scope.Matches(env.Stream) { // what is no message has no stream
 				continue
 			}
@@ -211,7 +211,7 @@ func (t *taking) renumbered(e *journal.Entry, n int64, prev [32]byte) (*wire.Rec
 
 // redacted returns a message of the inbox, redacted.
 func (t *taking) redacted(value []byte) (*deja.Envelope, replaced, error) {
-	env, err := wire.NewDecoder(t.h.machine.Name()).Message(value)
+	env, err := t.dec.Message(value)
 	if err != nil {
 		return nil, nil, err
 	}

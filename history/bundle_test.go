@@ -57,7 +57,7 @@ func TestAnExcerptIsAHistoryOfItsOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		src, err := replay.Open(t.Context(), replay.Config{Service: l.service, Log: target.Log, Store: target.Store})
+		src, err := replay.Open(t.Context(), replay.Config{Service: l.Service, Log: target.Log, Store: target.Store})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func TestAnExcerptIsAHistoryOfItsOwn(t *testing.T) {
 				want = append(want, fmt.Sprint(s.ID, s.Status, s.Version, s.Time, s.Writes))
 			}
 		}
-		past, err := Open(t.Context(), Config{Service: l.service, Log: target.Log, Build: "test"})
+		past, err := Open(t.Context(), Config{Service: l.Service, Log: target.Log, Build: "test"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +160,7 @@ func TestNothingRedactedIsLeft(t *testing.T) {
 	if len(texts) != 8 {
 		t.Errorf("equal texts stay equal, and different ones different: %v", texts)
 	}
-	src, err := replay.Open(t.Context(), replay.Config{Service: l.service, Log: target.Log, Store: target.Store})
+	src, err := replay.Open(t.Context(), replay.Config{Service: l.Service, Log: target.Log, Store: target.Store})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,13 +100,13 @@ func naively(t *testing.T, l *lived, variants [2]string) sides {
 				t.Fatal(err)
 			}
 		}
-		_, end, err := l.log.Bounds(t.Context(), "shop.inbox", p)
+		_, end, err := l.Log.Bounds(t.Context(), "shop.inbox", p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		was := map[string]bool{}
 		for o := range end {
-			recs, err := l.log.Fetch(t.Context(), deja.Position{Topic: "shop.inbox", Partition: p, Offset: o}, 1)
+			recs, err := l.Log.Fetch(t.Context(), deja.Position{Topic: "shop.inbox", Partition: p, Offset: o}, 1)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -171,7 +171,7 @@ func TestPinTellsOfAnotherHandler(t *testing.T) {
 	l := newLived(t, till.Service(till.Variant{}))
 	l.move("a", moved{false, 10})
 	bad := l.move("a", moved{true, 9})
-	l.service = till.Service(till.Variant{MaxTake: 5})
+	l.Service = till.Service(till.Variant{MaxTake: 5})
 	h := l.open()
 	p := pinOf(t, h, suspect(t, h, "till/a", "state.balance == 1"))
 	c, _ := p.Level(Confirmed)

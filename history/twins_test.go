@@ -146,7 +146,7 @@ func TestTwinsAreFoundWithoutTheInbox(t *testing.T) {
 		l.send(deja.Envelope{Type: "till.put", Stream: deja.Stream{Key: "a"}, Payload: []byte(`{"Amount":7}`)})
 	}
 	for p := range int32(livedPartitions) {
-		l.log.Trim(wire.Inbox("shop"), p, 2)
+		l.Log.Trim(wire.Inbox("shop"), p, 2)
 	}
 	h := l.open()
 	var got []*Twins
