@@ -70,16 +70,11 @@ messages next to it could not be told. Exit code 1: nothing is bad.`,
 }
 
 func (e *Env) bisect(ctx context.Context, key deja.Stream, asked *bisectAsked) (err error) {
-	db, h, err := e.openHistory(ctx)
+	db, h, lim, err := e.openPart(ctx, &asked.limits)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	lim, notes, err := asked.limits.resolve(ctx, h)
-	if err != nil {
-		return err
-	}
-	e.tell(notes)
 	found, err := h.Bisect(ctx, key, lim, asked.exact, func(ctx context.Context, p *history.Tried) (history.Verdict, error) {
 		v, err := e.test(ctx, asked.command, key, p)
 		if err == nil {

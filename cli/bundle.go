@@ -114,16 +114,18 @@ func (e *Env) export(ctx context.Context, x *exporting) (err error) {
 	if err != nil {
 		return err
 	}
-	db, h, err := e.openHistory(ctx)
+	var when history.Predicate
+	if x.when != "" {
+		if when, err = e.whenFlag(excerpt.Scope, x.when); err != nil {
+			return err
+		}
+	}
+	db, h, lim, err := e.openPart(ctx, &x.at)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	var cut replay.Cut
-	if excerpt.Limits, cut, err = h.Resolve(ctx, x.at.at, x.at.clock); err != nil {
-		return err
-	}
-	e.notes(cut)
+	excerpt.Limits = lim
 	dir, err := os.MkdirTemp(filepath.Dir(x.out), ".bundle-")
 	if err != nil {
 		return err
@@ -150,7 +152,7 @@ func (e *Env) export(ctx context.Context, x *exporting) (err error) {
 		b.Source = append(b.Source, bundleSource{e.inbox(p.Partition, p.Covers).String(), p.N, hex.EncodeToString(p.Chain[:])})
 	}
 	if x.when != "" {
-		if err := e.checkBundled(ctx, h, x, excerpt, path, &b); err != nil {
+		if err := e.checkBundled(ctx, h, x, excerpt, when, path, &b); err != nil {
 			return err
 		}
 	}
@@ -165,8 +167,8 @@ func (e *Env) export(ctx context.Context, x *exporting) (err error) {
 
 // excerpt reads what is to be taken.
 func (e *Env) excerpt(x *exporting) (ex history.Excerpt, err error) {
-	if ex.Scope, err = history.ParseScope(e.machine, x.scope); err != nil {
-		return ex, Usagef("%w", err)
+	if ex.Scope, err = e.scope(x.scope); err != nil {
+		return ex, err
 	}
 	if len(x.redact) == 0 {
 		if x.keyFile != "" {
@@ -207,8 +209,8 @@ func newKey() []byte {
 
 // checkBundled notes of which keys the condition holds at the end of the bundle: it must be those of which it did in the
 // history.
-func (e *Env) checkBundled(ctx context.Context, h *history.History, x *exporting, ex history.Excerpt, path string, b *Bundle) error {
-	want, err := e.holds(ctx, h, x.scope, x.when, ex.Limits)
+func (e *Env) checkBundled(ctx context.Context, h *history.History, x *exporting, ex history.Excerpt, when history.Predicate, path string, b *Bundle) error {
+	want, err := holds(ctx, h, ex.Scope, when, ex.Limits)
 	if err != nil {
 		return err
 	}
@@ -216,7 +218,7 @@ func (e *Env) checkBundled(ctx context.Context, h *history.History, x *exporting
 		return Nof("%s holds of none of %s at %s: nothing was written", x.when, x.scope, x.at.at)
 	}
 	b.When = x.when
-	if b.Holds, err = e.holdsIn(ctx, path, x.scope, x.when); err != nil {
+	if b.Holds, err = e.holdsIn(ctx, path, ex.Scope, when); err != nil {
 		return err
 	}
 	if !slices.Equal(want, b.Holds) {
@@ -227,17 +229,9 @@ func (e *Env) checkBundled(ctx context.Context, h *history.History, x *exporting
 }
 
 // holds returns the keys of which a condition holds at the end of the limits.
-func (e *Env) holds(ctx context.Context, h *history.History, scope, when string, to history.Limits) ([]string, error) {
-	s, err := history.ParseScope(e.machine, scope)
-	if err != nil {
-		return nil, err
-	}
-	pred, err := history.Compile(e.machine, s, when)
-	if err != nil {
-		return nil, Usagef("--when: %w", err)
-	}
+func holds(ctx context.Context, h *history.History, s history.Scope, p history.Predicate, to history.Limits) ([]string, error) {
 	var keys []string
-	for holding, err := range h.When(ctx, s, pred, to) {
+	for holding, err := range h.WhenBrief(ctx, s, p, to) {
 		if err != nil {
 			return nil, err
 		}
@@ -249,7 +243,7 @@ func (e *Env) holds(ctx context.Context, h *history.History, scope, when string,
 }
 
 // holdsIn returns the keys of which a condition holds at the end of a file.
-func (e *Env) holdsIn(ctx context.Context, path, scope, when string) (keys []string, err error) {
+func (e *Env) holdsIn(ctx context.Context, path string, s history.Scope, p history.Predicate) (keys []string, err error) {
 	db, err := e.OpenReader(ctx, path)
 	if err != nil {
 		return nil, err
@@ -260,11 +254,7 @@ func (e *Env) holdsIn(ctx context.Context, path, scope, when string) (keys []str
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
-	to, _, err := h.Resolve(ctx, replay.Locator{}, replay.Decided)
-	if err != nil {
-		return nil, err
-	}
-	return e.holds(ctx, h, scope, when, to)
+	return holds(ctx, h, s, p, h.All())
 }
 
 func digest(path string) (_ string, err error) {
@@ -439,12 +429,16 @@ func (e *Env) checkOpened(ctx context.Context, path string, b *Bundle) (err erro
 	if b.When == "" {
 		return nil
 	}
-	holds, err := e.holdsIn(ctx, path, b.Scope, b.When)
+	scope, when, err := e.predicate(b.Scope, b.When)
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(holds, b.Holds) {
-		return Nof("%s is noted to hold of %s; it holds of %s", b.When, strings.Join(b.Holds, ", "), strings.Join(holds, ", "))
+	keys, err := e.holdsIn(ctx, path, scope, when)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(keys, b.Holds) {
+		return Nof("%s is noted to hold of %s; it holds of %s", b.When, strings.Join(b.Holds, ", "), strings.Join(keys, ", "))
 	}
 	return nil
 }

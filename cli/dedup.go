@@ -57,20 +57,15 @@ requests may also be meant. Exit code 1 if there are none. SCOPE is a key, accou
 
 // twins prints the twins of a scope.
 func (e *Env) twins(ctx context.Context, text string, at *moment) (err error) {
-	scope, err := history.ParseScope(e.machine, cmp.Or(text, "*"))
+	scope, err := e.scope(cmp.Or(text, "*"))
 	if err != nil {
-		return Usagef("%w", err)
+		return err
 	}
-	db, h, err := e.openHistory(ctx)
+	db, h, limits, err := e.openPart(ctx, at)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	limits, cut, err := h.Resolve(ctx, at.at, at.clock)
-	if err != nil {
-		return err
-	}
-	e.notes(cut)
 	found := 0
 	for t, err := range h.Twins(ctx, scope, limits) {
 		if err != nil {

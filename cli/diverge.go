@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,25 +73,29 @@ type divergeAnswer struct {
 	UpTo string `json:"up_to"`
 }
 
+// programOr returns the path of a build: this program's, if none is named.
+func programOr(build string) (string, error) {
+	if build != "" {
+		return build, nil
+	}
+	return os.Executable()
+}
+
 func (e *Env) diverge(ctx context.Context, scope string, f divergeFlags) (err error) {
 	q := history.Diverge{A: f.a, B: f.b, Patience: f.patience}
-	if q.B == "" {
-		if q.B, err = os.Executable(); err != nil {
-			return err
-		}
+	if q.B, err = programOr(q.B); err != nil {
+		return err
 	}
-	if scope != "" {
-		if q.Scope, err = history.ParseScope(e.machine, scope); err != nil {
-			return Usagef("%w", err)
-		}
+	if q.Scope, err = e.scope(cmp.Or(scope, "*")); err != nil {
+		return err
 	}
 	r, err := replay.ParseRange(f.within)
 	if err != nil {
 		return Usagef("--range: %w", err)
 	}
-	clock, ok := map[string]replay.Clock{"decided": replay.Decided, "business": replay.Business}[f.by]
-	if !ok {
-		return Usagef("--by %s: want business or decided", f.by)
+	clock, err := clockOf(f.by)
+	if err != nil {
+		return err
 	}
 	if f.patience <= 0 {
 		return Usagef("--patience %s: want more than nothing", f.patience)
@@ -104,9 +109,7 @@ func (e *Env) diverge(ctx context.Context, scope string, f divergeFlags) (err er
 	if err != nil {
 		return err
 	}
-	for _, n := range notes {
-		e.Notef("note: %s", n)
-	}
+	e.tell(notes)
 	q.Limits = lim
 	cut, err := db.Source.Cut(ctx, r.To, clock)
 	if err != nil {

@@ -45,6 +45,25 @@ func (e *Env) openHistory(ctx context.Context) (*Database, *history.History, err
 	return db, h, nil
 }
 
+// A part says what part of a history is asked about. The notes are for the reader of an answer.
+type part interface {
+	resolve(ctx context.Context, h *history.History) (lim history.Limits, notes []string, err error)
+}
+
+// openPart opens a history, and finds the part of it that is asked about. What the reader of an answer has to know is told.
+func (e *Env) openPart(ctx context.Context, p part) (*Database, *history.History, history.Limits, error) {
+	db, h, err := e.openHistory(ctx)
+	if err != nil {
+		return nil, nil, history.Limits{}, err
+	}
+	lim, notes, err := p.resolve(ctx, h)
+	if err != nil {
+		return nil, nil, lim, errors.Join(err, db.Close())
+	}
+	e.tell(notes)
+	return db, h, lim, nil
+}
+
 // historyOf returns the history of a database, and closes it with it.
 func (e *Env) historyOf(ctx context.Context, db *Database) (*history.History, error) {
 	index, err := e.indexOf(ctx, db)
@@ -61,9 +80,7 @@ func (e *Env) historyOf(ctx context.Context, db *Database) (*history.History, er
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range h.Index().Notes {
-		e.Notef("note: %s", n)
-	}
+	e.tell(h.Index().Notes)
 	db.closes = append(db.closes, h.Close)
 	db.Source = h.Source() // which finds decisions by the index
 	return h, nil

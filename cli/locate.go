@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/history"
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/wire"
@@ -48,14 +49,34 @@ func (m *moment) parse(e *Env) (err error) {
 	if m.at, err = e.locator("--"+m.flag, m.text); err != nil {
 		return err
 	}
-	switch m.by {
+	m.clock, err = clockOf(m.by)
+	return err
+}
+
+// clockOf reads --by.
+func clockOf(by string) (replay.Clock, error) {
+	switch by {
 	case "decided":
+		return replay.Decided, nil
 	case "business":
-		m.clock = replay.Business
-	default:
-		return Usagef("--by %s: want business or decided", m.by)
+		return replay.Business, nil
 	}
-	return nil
+	return 0, Usagef("--by %s: want business or decided", by)
+}
+
+// resolve implements part: all up to the moment.
+func (m *moment) resolve(ctx context.Context, h *history.History) (history.Limits, []string, error) {
+	lim, cut, err := h.Resolve(ctx, m.at, m.clock)
+	return lim, cut.Notes, err
+}
+
+// scope reads a scope.
+func (e *Env) scope(text string) (history.Scope, error) {
+	s, err := history.ParseScope(e.machine, text)
+	if err != nil {
+		return s, Usagef("%w", err)
+	}
+	return s, nil
 }
 
 // locator reads a locator of this service.

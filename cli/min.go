@@ -70,16 +70,11 @@ With --json: {"key","first_bad":{"id","position","version","type","payload"},"me
 }
 
 func (e *Env) min(ctx context.Context, s history.Scope, p history.Predicate, asked *minAsked) (err error) {
-	db, h, err := e.openHistory(ctx)
+	db, h, lim, err := e.openPart(ctx, &asked.limits)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	lim, notes, err := asked.limits.resolve(ctx, h)
-	if err != nil {
-		return err
-	}
-	e.tell(notes)
 	first, complete, err := firstBad(ctx, h, s, p, lim)
 	if err != nil {
 		return err
@@ -129,7 +124,7 @@ func cutOff(ctx context.Context, err error) error {
 
 // firstBad returns the first message after which a predicate holds, of the first key of which it does; nil if it never does.
 func firstBad(ctx context.Context, h *history.History, s history.Scope, p history.Predicate, lim history.Limits) (*history.Step, bool, error) {
-	for found, err := range h.When(ctx, s, p, lim) {
+	for found, err := range h.WhenBrief(ctx, s, p, lim) {
 		if err != nil {
 			return nil, false, err
 		}

@@ -78,25 +78,23 @@ func (e *Env) pin(ctx context.Context, scope string, f *pinFlags) (err error) {
 	if f.when == "" {
 		return Usagef("--when is missing: what is wrong, such as --when 'state.balance < 0'")
 	}
-	if s.Scope, err = history.ParseScope(e.machine, scope); err != nil {
-		return Usagef("%w", err)
+	if s.Scope, err = e.scope(scope); err != nil {
+		return err
 	}
-	if s.When, err = history.Compile(e.machine, s.Scope, f.when); err != nil {
-		return Usagef("--when: %w", err)
+	if s.When, err = e.whenFlag(s.Scope, f.when); err != nil {
+		return err
 	}
 	if f.test != "" {
 		if s.Test, err = e.testPlan(scope, f); err != nil {
 			return err
 		}
 	}
-	db, h, err := e.openHistory(ctx)
+	db, h, lim, err := e.openPart(ctx, &f.at)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	if s.Limits, err = e.limits(ctx, h, &f.at); err != nil {
-		return err
-	}
+	s.Limits = lim
 	p, err := h.Pin(ctx, s)
 	if err != nil {
 		return err
@@ -110,15 +108,6 @@ func (e *Env) pin(ctx context.Context, scope string, f *pinFlags) (err error) {
 		return err
 	}
 	return missed(p)
-}
-
-// limits resolves how far a history is looked at, and says what the reader of the answer has to know.
-func (e *Env) limits(ctx context.Context, h *history.History, at *moment) (history.Limits, error) {
-	lim, cut, err := h.Resolve(ctx, at.at, at.clock)
-	for _, note := range cut.Notes {
-		e.Notef("note: %s", note)
-	}
-	return lim, err
 }
 
 // testPlan returns what --emit-test asks for.

@@ -61,22 +61,17 @@ type queryAnswer struct {
 
 func (e *Env) query(ctx context.Context, q *querying) (err error) {
 	hq := history.Query{By: q.by, Of: q.of, Clock: q.at.clock}
-	if hq.Scope, err = history.ParseScope(e.machine, q.scope); err != nil {
-		return Usagef("%w", err)
+	if hq.Scope, err = e.scope(q.scope); err != nil {
+		return err
 	}
 	if len(q.of) == 0 {
 		hq.Of = []string{"count"}
 	}
-	db, h, err := e.openHistory(ctx)
+	db, h, limits, err := e.openPart(ctx, &q.at)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	limits, cut, err := h.Resolve(ctx, q.at.at, q.at.clock)
-	if err != nil {
-		return err
-	}
-	e.notes(cut)
 	hq.Limits = limits
 	rows, err := h.Query(ctx, hq)
 	if errors.Is(err, history.ErrQuery) {

@@ -68,14 +68,11 @@ old, new), commands (id, type, content_type, payload, outcome), leaves; left: ke
 				return Usagef("with --drop and --set the keys are those that they change: leave %s away", args[0])
 			}
 			opt := history.WhatIfOptions{Program: build, Patience: patience}
-			switch facts {
-			case "decided":
-			case "fixed":
-				if opt.Facts = history.Fixed; len(o) > 0 && build != "" {
-					return Usagef("with facts fixed there is nothing for --build to decide: add --facts decided")
-				}
-			default:
-				return Usagef("--facts %s: want fixed or decided", facts)
+			if opt.Facts, err = factsOf(facts); err != nil {
+				return err
+			}
+			if opt.Facts == history.Fixed && len(o) > 0 && build != "" {
+				return Usagef("with facts fixed there is nothing for --build to decide: add --facts decided")
 			}
 			return e.planRepair(cmd.Context(), strings.Join(args, ""), o, opt, out, most)
 		},
@@ -97,15 +94,11 @@ func (e *Env) planRepair(ctx context.Context, scope string, o history.Overlay, o
 		return Usagef("the service offers no corrections: its program sets no Repair")
 	}
 	q := history.RepairOf{Build: opt.Program, Corrective: e.app.Repair, Patience: opt.Patience}
-	if q.Build == "" {
-		if q.Build, err = os.Executable(); err != nil {
-			return err
-		}
+	if q.Build, err = programOr(q.Build); err != nil {
+		return err
 	}
-	if scope != "" {
-		if q.Scope, err = history.ParseScope(e.machine, scope); err != nil {
-			return Usagef("%w", err)
-		}
+	if q.Scope, err = e.scope(cmp.Or(scope, "*")); err != nil {
+		return err
 	}
 	db, h, err := e.openHistory(ctx)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -134,7 +135,7 @@ func (e *Env) printTrace(a *traceAnswer, t tracing) error {
 	return w.Flush()
 }
 
-func printLink(w interface{ Write([]byte) (int, error) }, l *tracedLink, depth int) {
+func printLink(w io.Writer, l *tracedLink, depth int) {
 	fmt.Fprintf(w, "  %s%s\t%s %s\t%s\t%s\t%s\n", strings.Repeat("  ", depth), l.ID, l.Kind, l.Type, l.Key, l.Status, l.Position)
 }
 

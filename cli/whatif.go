@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -60,15 +61,11 @@ Exit code 1: nothing would have been otherwise.`,
 				return Usagef("what if what? give --drop, --set, --insert-after, --move or --duplicate")
 			}
 			opt := history.WhatIfOptions{Program: build}
-			if facts == "fixed" && build != "" {
-				return Usagef("--facts fixed leaves nothing for --build to decide")
+			if opt.Facts, err = factsOf(facts); err != nil {
+				return err
 			}
-			switch facts {
-			case "decided":
-			case "fixed":
-				opt.Facts = history.Fixed
-			default:
-				return Usagef("--facts %s: want fixed or decided", facts)
+			if opt.Facts == history.Fixed && build != "" {
+				return Usagef("--facts fixed leaves nothing for --build to decide")
 			}
 			return e.whatIf(cmd.Context(), o, opt, &at)
 		},
@@ -86,6 +83,17 @@ Exit code 1: nothing would have been otherwise.`,
 	at.addFlags(cmd, "at", "how far, a `LOCATOR`")
 	e.addIndexFlags(cmd)
 	return cmd
+}
+
+// factsOf reads --facts.
+func factsOf(text string) (history.Facts, error) {
+	switch text {
+	case "decided":
+		return history.Decided, nil
+	case "fixed":
+		return history.Fixed, nil
+	}
+	return 0, Usagef("--facts %s: want fixed or decided", text)
 }
 
 // overlay reads the flags, and the arguments that belong to them: nothing, if there are none.
@@ -268,9 +276,7 @@ func (e *Env) printWhatIf(w *history.WhatIf) error {
 	if w.Converged && len(w.Differing) > 0 {
 		e.Notef("every key came to be as it was")
 	}
-	for _, n := range w.Notes {
-		e.Notef("note: %s", n)
-	}
+	e.tell(w.Notes)
 	return nil
 }
 
@@ -281,7 +287,7 @@ func orNone(word string) string {
 	return word
 }
 
-func emitted(t interface{ Write([]byte) (int, error) }, word string, all []history.Emission) {
+func emitted(t io.Writer, word string, all []history.Emission) {
 	for i, m := range all {
 		if i == mostShown {
 			fmt.Fprintf(t, "…\t%s more %s\n", plural(int64(len(all)-mostShown), "event"), word)

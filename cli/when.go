@@ -51,13 +51,12 @@ func (l *limits) parse(e *Env) (err error) {
 	return nil
 }
 
-// resolve returns the limits in a history. The notes are for the reader of an answer.
+// resolve implements part.
 func (l *limits) resolve(ctx context.Context, h *history.History) (history.Limits, []string, error) {
 	if l.text != "" {
 		return h.Range(ctx, l.part, l.at.clock)
 	}
-	lim, cut, err := h.Resolve(ctx, l.at.at, l.at.clock)
-	return lim, cut.Notes, err
+	return l.at.resolve(ctx, h)
 }
 
 // String says where the limits are.
@@ -132,15 +131,24 @@ there is {"keys","holding","intervals","open","complete"}. Exit code 1: it never
 
 // predicate reads a scope, and a predicate about the keys in it.
 func (e *Env) predicate(scope, text string) (history.Scope, history.Predicate, error) {
-	s, err := history.ParseScope(e.machine, scope)
+	s, err := e.scope(scope)
 	if err != nil {
-		return s, history.Predicate{}, &exitError{exitUsage, err}
+		return s, history.Predicate{}, err
 	}
 	p, err := history.Compile(e.machine, s, text)
 	if err != nil {
 		return s, p, &exitError{exitUsage, err}
 	}
 	return s, p, nil
+}
+
+// whenFlag reads the predicate of --when, about the keys of a scope.
+func (e *Env) whenFlag(s history.Scope, text string) (history.Predicate, error) {
+	p, err := history.Compile(e.machine, s, text)
+	if err != nil {
+		return p, Usagef("--when: %w", err)
+	}
+	return p, nil
 }
 
 // whenCount is what --count answers.
@@ -171,16 +179,11 @@ func (c *whenCount) add(found *history.Holding) {
 }
 
 func (e *Env) when(ctx context.Context, s history.Scope, p history.Predicate, asked *whenAsked) (err error) {
-	db, h, err := e.openHistory(ctx)
+	db, h, lim, err := e.openPart(ctx, &asked.limits)
 	if err != nil {
 		return err
 	}
 	defer db.CloseInto(&err)
-	lim, notes, err := asked.limits.resolve(ctx, h)
-	if err != nil {
-		return err
-	}
-	e.tell(notes)
 	ask := h.WhenBrief
 	switch {
 	case asked.assume == "sticky":
