@@ -207,12 +207,9 @@ func emittedField(a, b *Emitted) string {
 
 // String returns a delta in a line, for people.
 func (d *Delta) String() string {
+	text := d.settled()
 	if d == nil {
-		return "nothing"
-	}
-	text := d.Outcome
-	if d.Reason != "" {
-		text += " " + d.Reason
+		return text
 	}
 	for _, e := range d.Emits {
 		text += fmt.Sprintf(", %s %s%s %s", e.Kind, e.Type, e.Key, e.Payload)
@@ -221,4 +218,15 @@ func (d *Delta) String() string {
 		text += fmt.Sprintf(", %s %s → %s", w.Path, w.Old, w.New)
 	}
 	return text
+}
+
+// settled returns outcome and reason of a delta in a few words.
+func (d *Delta) settled() string {
+	switch {
+	case d == nil:
+		return "nothing"
+	case d.Reason == "":
+		return d.Outcome
+	}
+	return d.Outcome + " " + d.Reason
 }

@@ -479,12 +479,9 @@ func clustersOf(all []*Parting) []Cluster {
 
 // kind returns a delta without what is of one message alone: its outcome, its reason and the types of what it emits.
 func (d *Delta) kind() string {
+	text := d.settled()
 	if d == nil {
-		return "nothing"
-	}
-	text := d.Outcome
-	if d.Reason != "" {
-		text += " " + d.Reason
+		return text
 	}
 	for _, e := range d.Emits {
 		text += ", " + cmp.Or(e.Type, e.Kind+" "+e.Key)
