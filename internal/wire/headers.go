@@ -59,76 +59,89 @@ func appendTrace(hs []driver.Header, from map[string]string) []driver.Header {
 // is no record has none. The id is partition:incarnation:number, and a marker's partition:incarnation: after a store
 // went back, a number is given again to another decision.
 func RecordHeaders(service string, partition int32, record []byte) []driver.Header {
-	var n, life uint64
-	var aggregate, key []byte
-	var at time.Time
-	hs := make([]driver.Header, 0, 9)
-	cause := func(f field) error {
-		switch f.num {
-		case 6:
-			aggregate = f.b
-		case 7:
-			key = f.b
-		case 14:
-			var kv [2][]byte
-			err := fields(f.b, func(f field) error {
-				if f.num == 1 || f.num == 2 {
-					kv[f.num-1] = f.b
-				}
-				return nil
-			})
-			if name := string(kv[0]); err == nil && (name == TraceHeaders[0] || name == TraceHeaders[1]) {
-				hs = append(hs, driver.Header{Name: name, Value: kv[1]})
-			}
-			return err
-		}
-		return nil
-	}
-	marker := false
-	err := fields(record, func(f field) error {
-		switch f.num {
-		case 2:
-			n = f.v
-		case 4:
-			life = f.v
-		case 6:
-			return fields(f.b, cause)
-		case 18:
-			at = f.time()
-		case 26:
-			marker = Kind(f.v) == KindMarker
-		}
-		return nil
-	})
-	if err != nil {
+	g := glance{headers: make([]driver.Header, 0, 9)}
+	if fields(record, g.field) != nil {
 		return nil
 	}
 	kind := typeDecision
-	if marker {
+	if g.marker {
 		kind = typeMarker
 	}
+	hs := g.headers
+	hs = append(hs,
+		driver.Header{Name: headerSpec, Value: specVersion},
+		driver.Header{Name: headerType, Value: kind},
+		driver.Header{Name: headerContent, Value: recordContent})
 	texts := make([]byte, 0, 128) // what is made for this record, in one piece of memory
 	add := func(name string, with []byte) {
 		hs = append(hs, driver.Header{Name: name, Value: with[len(texts):len(with):len(with)]})
 		texts = with
 	}
-	hs = append(hs,
-		driver.Header{Name: headerSpec, Value: specVersion},
-		driver.Header{Name: headerType, Value: kind},
-		driver.Header{Name: headerContent, Value: recordContent})
 	add(headerSource, append(append(texts, service...), journalSuffix...))
-	if !at.IsZero() {
-		add(headerTime, at.AppendFormat(texts, time.RFC3339Nano))
+	if !g.at.IsZero() {
+		add(headerTime, g.at.AppendFormat(texts, time.RFC3339Nano))
 	}
 	id := strconv.AppendInt(texts, int64(partition), 10)
-	id = strconv.AppendUint(append(id, ':'), life, 10)
-	if marker {
+	id = strconv.AppendUint(append(id, ':'), g.life, 10)
+	if g.marker {
 		add(headerID, id)
 		return hs
 	}
-	add(headerID, strconv.AppendUint(append(id, ':'), n, 10))
-	add(headerSubject, append(append(append(texts, aggregate...), '/'), key...))
+	add(headerID, strconv.AppendUint(append(id, ':'), g.n, 10))
+	add(headerSubject, append(append(append(texts, g.aggregate...), '/'), g.key...))
 	return hs
+}
+
+// glance is what the headers of a journal record tell of it.
+type glance struct {
+	n, life        uint64
+	marker         bool
+	aggregate, key []byte
+	at             time.Time
+	headers        []driver.Header // of its cause's trace
+}
+
+func (g *glance) field(f field) error {
+	switch f.num {
+	case 2:
+		g.n = f.v
+	case 4:
+		g.life = f.v
+	case 6:
+		return fields(f.b, g.cause)
+	case 18:
+		g.at = f.time()
+	case 26:
+		g.marker = Kind(f.v) == KindMarker
+	}
+	return nil
+}
+
+func (g *glance) cause(f field) error {
+	switch f.num {
+	case 6:
+		g.aggregate = f.b
+	case 7:
+		g.key = f.b
+	case 14:
+		return g.header(f.b)
+	}
+	return nil
+}
+
+// header takes a header of the cause, if it is one of its trace.
+func (g *glance) header(data []byte) error {
+	var kv [2][]byte
+	err := fields(data, func(f field) error {
+		if f.num == 1 || f.num == 2 {
+			kv[f.num-1] = f.b
+		}
+		return nil
+	})
+	if name := string(kv[0]); err == nil && (name == TraceHeaders[0] || name == TraceHeaders[1]) {
+		g.headers = append(g.headers, driver.Header{Name: name, Value: kv[1]})
+	}
+	return err
 }
 
 // EventHeaders returns the headers of a recorded event, published as a plain CloudEvent: its payload is the record's
