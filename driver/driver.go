@@ -162,10 +162,12 @@ type State struct {
 	Stream    deja.Stream
 	Partition int32
 	Version   int64
-	Data      []byte // as deja.State encodes it; empty at version 0
-	Position  int64  // the inbox offset up to which all was decided when the version last changed
-	N         int64  // the decision that last changed the row
-	Parked    int64  // how many of the stream's messages are parked
+	Data      []byte    // as deja.State encodes it; empty at version 0
+	Position  int64     // the inbox offset up to which all was decided when the version last changed
+	N         int64     // the decision that last changed the row
+	Parked    int64     // how many of the stream's messages are parked
+	Open      []byte    // what the stream waits for; empty if for nothing
+	Due       time.Time // when the earliest of its timers is due; zero if it has none; UTC, microseconds
 }
 
 // A Parked message waits for an operator. It is a pointer into the inbox.
@@ -219,6 +221,12 @@ type Reader interface {
 	Load(ctx context.Context, streams []deja.Stream) ([]State, error)
 	// States returns up to max states after a stream, in order of tenant, aggregate, key (by bytes).
 	States(ctx context.Context, after deja.Stream, max int) ([]State, error)
+	// Open returns up to max states of a partition that wait for something, after a stream, in order of tenant, aggregate,
+	// key (by bytes).
+	Open(ctx context.Context, partition int32, after deja.Stream, max int) ([]State, error)
+	// Due returns up to max states of a partition whose Due is set and not after a time, in order of Due, then of streams:
+	// those after a state in that order; the zero State is before the first.
+	Due(ctx context.Context, partition int32, until time.Time, after State, max int) ([]State, error)
 	// Parked returns up to max parked messages of a partition from an inbox offset on, in order. A non-zero stream
 	// restricts them to its own.
 	Parked(ctx context.Context, partition int32, stream deja.Stream, from int64, max int) ([]Parked, error)

@@ -9,6 +9,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -196,6 +197,35 @@ func (r *recalled) States(ctx context.Context, after deja.Stream, max int) ([]dr
 }
 
 func compareRow(row driver.State, s deja.Stream) int { return row.Stream.Compare(s) }
+
+// Open implements [driver.Reader].
+func (r *recalled) Open(ctx context.Context, partition int32, after deja.Stream, max int) ([]driver.State, error) {
+	return r.some(ctx, max, func(row driver.State) bool {
+		return row.Partition == partition && len(row.Open) > 0 && row.Stream.Compare(after) > 0
+	})
+}
+
+// Due implements [driver.Reader].
+func (r *recalled) Due(ctx context.Context, partition int32, until time.Time, after driver.State, max int) ([]driver.State, error) {
+	order := func(a, b driver.State) int { return cmp.Or(a.Due.Compare(b.Due), a.Stream.Compare(b.Stream)) }
+	rows, err := r.some(ctx, math.MaxInt, func(row driver.State) bool {
+		return row.Partition == partition && !row.Due.IsZero() && !row.Due.After(until) && order(row, after) > 0
+	})
+	slices.SortFunc(rows, order)
+	return rows[:min(max, len(rows))], err
+}
+
+// some returns up to max rows that belong, in order of streams.
+func (r *recalled) some(ctx context.Context, max int, belongs func(driver.State) bool) ([]driver.State, error) {
+	at, err := r.present(ctx)
+	var rows []driver.State
+	for i := 0; err == nil && i < len(at.rows) && len(rows) < max; i++ {
+		if belongs(at.rows[i]) {
+			rows = append(rows, at.rows[i])
+		}
+	}
+	return rows, err
+}
 
 // Parked implements [driver.Reader].
 func (r *recalled) Parked(ctx context.Context, partition int32, stream deja.Stream, from int64, max int) ([]driver.Parked, error) {

@@ -3,6 +3,7 @@ package fault
 import (
 	"context"
 	"strconv"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -60,6 +61,16 @@ func (s *store) Load(ctx context.Context, streams []deja.Stream) ([]driver.State
 
 func (s *store) States(ctx context.Context, after deja.Stream, max int) ([]driver.State, error) {
 	return do(s.in, reading("store.States", ""), func() ([]driver.State, error) { return s.inner.States(ctx, after, max) })
+}
+
+func (s *store) Open(ctx context.Context, partition int32, after deja.Stream, max int) ([]driver.State, error) {
+	return do(s.in, reading("store.Open", number(partition)), func() ([]driver.State, error) { return s.inner.Open(ctx, partition, after, max) })
+}
+
+func (s *store) Due(ctx context.Context, partition int32, until time.Time, after driver.State, max int) ([]driver.State, error) {
+	return do(s.in, reading("store.Due", number(partition)), func() ([]driver.State, error) {
+		return s.inner.Due(ctx, partition, until, after, max)
+	})
 }
 
 func (s *store) Parked(ctx context.Context, partition int32, stream deja.Stream, from int64, max int) ([]driver.Parked, error) {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -58,6 +59,30 @@ func (s *Store) States(ctx context.Context, after deja.Stream, max int) ([]drive
 	return own(sts), s.usable(ctx)
 }
 
+// Open implements [driver.Reader].
+func (s *Store) Open(ctx context.Context, partition int32, after deja.Stream, max int) ([]driver.State, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	sts := page(s.tables.states, max, func(st driver.State) bool {
+		return st.Partition == partition && len(st.Open) > 0 && st.Stream.Compare(after) > 0
+	}, func(a, b driver.State) int { return a.Stream.Compare(b.Stream) })
+	return own(sts), s.usable(ctx)
+}
+
+// Due implements [driver.Reader].
+func (s *Store) Due(ctx context.Context, partition int32, until time.Time, after driver.State, max int) ([]driver.State, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	sts := page(s.tables.states, max, func(st driver.State) bool {
+		return st.Partition == partition && !st.Due.IsZero() && !st.Due.After(until) && compareDue(st, after) > 0
+	}, compareDue)
+	return own(sts), s.usable(ctx)
+}
+
+func compareDue(a, b driver.State) int {
+	return cmp.Or(a.Due.Compare(b.Due), a.Stream.Compare(b.Stream))
+}
+
 // Parked implements [driver.Reader].
 func (s *Store) Parked(ctx context.Context, partition int32, stream deja.Stream, from int64, max int) ([]driver.Parked, error) {
 	s.mu.RLock()
@@ -103,7 +128,7 @@ func page[K comparable, V any](table map[K]V, max int, belongs func(V) bool, ord
 // own gives the rows bytes of their own: what a store returns belongs to the caller.
 func own(sts []driver.State) []driver.State {
 	for i := range sts {
-		sts[i].Data = clone(sts[i].Data)
+		sts[i].Data, sts[i].Open = clone(sts[i].Data), clone(sts[i].Open)
 	}
 	return sts
 }
