@@ -58,14 +58,17 @@ func (r *rows) add(b *driver.Batch) error {
 func (r *rows) addStates(ss []driver.State) {
 	size := 0
 	for i := range ss {
-		size += len(ss[i].Data)
+		size += len(ss[i].Data) + len(ss[i].Open)
 	}
 	data := make([]byte, 0, size)
 	r.states = slices.Grow(r.states, len(ss))
-	for _, s := range ss {
+	own := func(b []byte) []byte {
 		at := len(data)
-		data = append(data, s.Data...)
-		s.Data = data[at:len(data):len(data)]
+		data = append(data, b...)
+		return data[at:len(data):len(data)]
+	}
+	for _, s := range ss {
+		s.Data, s.Open = own(s.Data), own(s.Open)
 		r.states = append(r.states, s)
 	}
 }
@@ -99,10 +102,11 @@ func (r *rows) queue(ctx context.Context, t *tx, b *batch) error {
 	return nil
 }
 
-const insertStates = `INSERT INTO deja_states AS s (tenant, aggregate, key, partition, version, data, position, n, parked)
-	SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bytea[], $7::bigint[], $8::bigint[], $9::bigint[])
+const insertStates = `INSERT INTO deja_states AS s (tenant, aggregate, key, partition, version, data, position, n, parked, open, due)
+	SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bytea[], $7::bigint[], $8::bigint[], $9::bigint[],
+		$10::bytea[], $11::bigint[])
 	ON CONFLICT (tenant, aggregate, key) DO UPDATE SET partition = excluded.partition, version = excluded.version, data = excluded.data,
-	position = excluded.position, n = excluded.n, parked = excluded.parked`
+	position = excluded.position, n = excluded.n, parked = excluded.parked, open = excluded.open, due = excluded.due`
 
 func (r *rows) queueStates(b *batch) {
 	ss := last(r.states, func(a, b driver.State) int { return a.Stream.Compare(b.Stream) })
@@ -113,14 +117,21 @@ func (r *rows) queueStates(b *batch) {
 	var (
 		partitions                   = make([]int32, len(ss))
 		versions, positions, ns, prk = make([]int64, len(ss)), make([]int64, len(ss)), make([]int64, len(ss)), make([]int64, len(ss))
-		data                         = make([][]byte, len(ss))
+		data, open                   = make([][]byte, len(ss)), make([][]byte, len(ss))
+		due                          = make([]*int64, len(ss))
 	)
 	for i := range ss {
 		c.add(ss[i].Stream)
 		partitions[i], versions[i], data[i] = ss[i].Partition, ss[i].Version, ss[i].Data
 		positions[i], ns[i], prk[i] = ss[i].Position, ss[i].N, ss[i].Parked
+		if len(ss[i].Open) > 0 {
+			open[i] = ss[i].Open // else NULL, as due
+		}
+		if !ss[i].Due.IsZero() {
+			due[i] = new(micros(ss[i].Due))
+		}
 	}
-	b.exec(insertStates, c.tenants, c.aggregates, c.keys, partitions, versions, data, positions, ns, prk)
+	b.exec(insertStates, c.tenants, c.aggregates, c.keys, partitions, versions, data, positions, ns, prk, open, due)
 }
 
 // queueParked inserts before it deletes: an adopted batch may hold both for one message.

@@ -200,6 +200,41 @@ func TestOpenersAtOnce(t *testing.T) {
 	db.Exec(t, fmt.Sprintf("UPDATE deja_meta SET version = %d", v))
 }
 
+// Version 1 of the schema has states that do not say what their streams wait for.
+func TestOlderVersion(t *testing.T) {
+	db := open(t, newSchema(t))
+	w := acquire(t, db.Store(), assignment(0))
+	b, to := w.batch(0, newIDs(2)...)
+	to.Fold = "0123456789abcdef"
+	must(t, w.try(b, to))
+	db.Exec(t, "ALTER TABLE deja_states DROP open, DROP due; UPDATE deja_meta SET version = 1")
+
+	_, err := postgres.OpenReadOnly(t.Context(), testenv.Postgres(t), postgres.Schema(db.SchemaName()))
+	want(t, err, postgres.ErrOlder)
+	now := open(t, db.SchemaName())
+	p, err := now.Store().Progress(t.Context(), 0)
+	must(t, err)
+	if p.Fold == to.Fold || p.N != to.N {
+		t.Fatalf("it is not to be folded anew: %+v", p)
+	}
+	w = acquire(t, now.Store(), assignment(0))
+	b, to = w.batch(0, newIDs(1)...)
+	b.States[0].Open, b.States[0].Due = []byte("timer"), time.UnixMicro(1).UTC()
+	must(t, w.try(b, to))
+	for _, read := range []func() ([]driver.State, error){
+		func() ([]driver.State, error) { return now.Store().Open(t.Context(), 0, deja.Stream{}, 9) },
+		func() ([]driver.State, error) {
+			return now.Store().Due(t.Context(), 0, b.States[0].Due, driver.State{}, 9)
+		},
+	} {
+		got, err := read()
+		must(t, err)
+		if len(got) != 1 || string(got[0].Open) != "timer" || got[0].Stream != b.States[0].Stream {
+			t.Fatalf("got %+v", got)
+		}
+	}
+}
+
 // A step that fails leaves the version that was.
 func TestMigrationFails(t *testing.T) {
 	db := open(t, newSchema(t))

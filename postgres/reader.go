@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -14,19 +15,30 @@ import (
 // that was empty when it last looked, it looks each key up in the index.
 
 const (
-	stateColumns = "s.tenant, s.aggregate, s.key, s.partition, s.version, s.data, s.position, s.n, s.parked"
+	stateColumns = "s.tenant, s.aggregate, s.key, s.partition, s.version, s.data, s.position, s.n, s.parked, s.open, s.due"
 
 	loadStates = "SELECT " + stateColumns + ` FROM unnest($1::text[], $2::text[], $3::text[]) AS k (tenant, aggregate, key),
 		LATERAL (SELECT * FROM deja_states d WHERE d.tenant = k.tenant AND d.aggregate = k.aggregate AND d.key = k.key OFFSET 0) s`
 
 	pageStates = "SELECT " + stateColumns + ` FROM deja_states s WHERE (s.tenant, s.aggregate, s.key) > ($1, $2, $3)
 		ORDER BY s.tenant, s.aggregate, s.key LIMIT $4`
+
+	pageOpen = "SELECT " + stateColumns + ` FROM deja_states s WHERE s.partition = $1 AND s.open IS NOT NULL
+		AND (s.tenant, s.aggregate, s.key) > ($2, $3, $4) ORDER BY s.tenant, s.aggregate, s.key LIMIT $5`
+
+	pageDue = "SELECT " + stateColumns + ` FROM deja_states s WHERE s.partition = $1 AND s.due <= $2
+		AND (s.due, s.tenant, s.aggregate, s.key) > ($3, $4, $5, $6) ORDER BY s.due, s.tenant, s.aggregate, s.key LIMIT $7`
 )
 
 func scanState(r pgx.Row, s *driver.State) error {
-	err := r.Scan(&s.Stream.Tenant, &s.Stream.Aggregate, &s.Stream.Key, &s.Partition, &s.Version, &s.Data, &s.Position, &s.N, &s.Parked)
+	var due *int64
+	err := r.Scan(&s.Stream.Tenant, &s.Stream.Aggregate, &s.Stream.Key, &s.Partition, &s.Version, &s.Data, &s.Position, &s.N, &s.Parked,
+		&s.Open, &due)
 	if len(s.Data) == 0 {
 		s.Data = nil
+	}
+	if due != nil {
+		s.Due = timeOf(*due)
 	}
 	return err
 }
@@ -73,6 +85,17 @@ func (c *streamColumns) add(s deja.Stream) {
 // States returns the states after a stream.
 func (s *store) States(ctx context.Context, after deja.Stream, limit int) ([]driver.State, error) {
 	return s.states(ctx, pageStates, after.Tenant, after.Aggregate, after.Key, max(limit, 0))
+}
+
+// Open returns the states that wait for something after a stream.
+func (s *store) Open(ctx context.Context, partition int32, after deja.Stream, limit int) ([]driver.State, error) {
+	return s.states(ctx, pageOpen, partition, after.Tenant, after.Aggregate, after.Key, max(limit, 0))
+}
+
+// Due returns the states that are due by a time after a state.
+func (s *store) Due(ctx context.Context, partition int32, until time.Time, after driver.State, limit int) ([]driver.State, error) {
+	of := after.Stream
+	return s.states(ctx, pageDue, partition, micros(until), micros(after.Due), of.Tenant, of.Aggregate, of.Key, max(limit, 0))
 }
 
 const (

@@ -12,6 +12,7 @@ import (
 // released never changes.
 var migrations = []string{
 	createSchema + createSegment(1) + "INSERT INTO deja_catalog VALUES (1, gen_random_uuid(), 1);",
+	addOpen,
 }
 
 // Ids are uuids, which compare as their bytes do. Times of the core are microseconds since 1970, which hold the zero time
@@ -92,6 +93,15 @@ CREATE TABLE deja_cursors (
 CREATE TABLE deja_outbox (
 	id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, topic text NOT NULL, key bytea NOT NULL, headers bytea, value bytea NOT NULL
 );
+`
+
+// addOpen lets the states say what their streams wait for. Those that are there do not know, so they are given a fold
+// version that is nobody's: the engine folds them anew from the journals.
+const addOpen = `
+ALTER TABLE deja_states ADD open bytea, ADD due bigint; -- NULL if it waits for nothing, and has no timer
+CREATE INDEX deja_states_open ON deja_states (partition, tenant, aggregate, key) WHERE open IS NOT NULL;
+CREATE INDEX deja_states_due ON deja_states (partition, due, tenant, aggregate, key) WHERE due IS NOT NULL;
+UPDATE deja_leases SET fold = 'before what streams wait for' WHERE n > 0;
 `
 
 // createSegment makes a segment of the ledger.

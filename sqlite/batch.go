@@ -60,10 +60,10 @@ func (t *tx) writeJournal(rs []driver.JournalRecord) error {
 	return nil
 }
 
-const insertState = `INSERT INTO deja_states (tenant, aggregate, key, partition, version, data, position, n, parked)
-	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+const insertState = `INSERT INTO deja_states (tenant, aggregate, key, partition, version, data, position, n, parked, open, due)
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 	ON CONFLICT (tenant, aggregate, key) DO UPDATE SET partition = excluded.partition, version = excluded.version, data = excluded.data,
-	position = excluded.position, n = excluded.n, parked = excluded.parked`
+	position = excluded.position, n = excluded.n, parked = excluded.parked, open = excluded.open, due = excluded.due`
 
 func (t *tx) writeStates(ss []driver.State) error {
 	if len(ss) == 0 {
@@ -84,6 +84,14 @@ func (t *tx) writeStates(ss []driver.State) error {
 		st.BindInt64(7, s.Position)
 		st.BindInt64(8, s.N)
 		st.BindInt64(9, s.Parked)
+		st.BindNull(10)
+		if len(s.Open) > 0 {
+			st.BindBytes(10, s.Open)
+		}
+		st.BindNull(11)
+		if !s.Due.IsZero() {
+			st.BindInt64(11, micros(s.Due))
+		}
 		if err := run(st); err != nil {
 			return err
 		}

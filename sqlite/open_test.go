@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	_ "modernc.org/sqlite"
 
@@ -246,6 +247,38 @@ func TestNewerFormat(t *testing.T) {
 	openFails(t, path, sqlite.ErrNewer)
 	_, err := sqlite.OpenReadOnly(t.Context(), path)
 	wantErr(t, err, sqlite.ErrNewer)
+}
+
+// A file of format 1 has states that do not say what their streams wait for.
+func TestOlderFormat(t *testing.T) {
+	path := newPath(t)
+	db := open(t, path)
+	l := acquire(t, db)
+	stream := deja.Stream{Aggregate: "account", Key: "1"}
+	state := driver.State{Stream: stream, Version: 1, Data: []byte("{}"), N: 1, Open: []byte("timer"), Due: time.UnixMicro(1).UTC()}
+	step(t, db, l, &driver.Batch{States: []driver.State{state}, Records: []driver.JournalRecord{{N: 1, Value: []byte("one")}}})
+	must(t, db.Close())
+	tamper(t, path, `DROP INDEX deja_states_open; DROP INDEX deja_states_due;
+		ALTER TABLE deja_states DROP open; ALTER TABLE deja_states DROP due; PRAGMA user_version = 1`)
+
+	_, err := sqlite.OpenReadOnly(t.Context(), path)
+	if err == nil || !strings.Contains(err.Error(), "format version 1 is older than 2: open it for writing once") {
+		t.Fatalf("opened for reading: %v", err)
+	}
+	db = open(t, path)
+	again := acquire(t, db)
+	if again.Progress != (driver.Progress{}) || again.Epoch <= l.Epoch {
+		t.Fatalf("the store was not emptied: %+v", again)
+	}
+	if rs, err := db.Log().Fetch(t.Context(), deja.Position{Topic: "out"}, 9); err != nil || len(rs) != 1 {
+		t.Fatalf("%d records, error %v", len(rs), err)
+	}
+	step(t, db, again, &driver.Batch{States: []driver.State{state}})
+	got, err := db.Store().Due(t.Context(), 0, state.Due, driver.State{}, 9)
+	must(t, err)
+	if len(got) != 1 || string(got[0].Open) != "timer" {
+		t.Fatalf("got %+v", got)
+	}
 }
 
 func TestTruncated(t *testing.T) {

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"slices"
+	"time"
 
 	"zombiezen.com/go/sqlite"
 
@@ -11,9 +12,13 @@ import (
 )
 
 const (
-	stateColumns = "SELECT tenant, aggregate, key, partition, version, data, position, n, parked FROM deja_states "
+	stateColumns = "SELECT tenant, aggregate, key, partition, version, data, position, n, parked, open, due FROM deja_states "
 	selectState  = stateColumns + "WHERE tenant = ? AND aggregate = ? AND key = ?"
 	selectStates = stateColumns + "WHERE (tenant, aggregate, key) > (?, ?, ?) ORDER BY tenant, aggregate, key LIMIT ?"
+	selectOpen   = stateColumns + `WHERE partition = ? AND open IS NOT NULL AND (tenant, aggregate, key) > (?, ?, ?)
+		ORDER BY tenant, aggregate, key LIMIT ?`
+	selectDue = stateColumns + `WHERE partition = ? AND due <= ? AND (due, tenant, aggregate, key) > (?, ?, ?, ?)
+		ORDER BY due, tenant, aggregate, key LIMIT ?`
 )
 
 // Load returns the states that exist among the streams, in the order of streams.
@@ -60,10 +65,14 @@ func load(c *sqlite.Conn, streams []deja.Stream) ([]driver.State, error) {
 
 // readState reads all but the stream, which Load's caller has given.
 func readState(st *sqlite.Stmt, stream deja.Stream, data *blobs) driver.State {
-	return driver.State{
+	s := driver.State{
 		Stream: stream, Partition: st.ColumnInt32(3), Version: st.ColumnInt64(4), Data: data.column(st, 5),
-		Position: st.ColumnInt64(6), N: st.ColumnInt64(7), Parked: st.ColumnInt64(8),
+		Position: st.ColumnInt64(6), N: st.ColumnInt64(7), Parked: st.ColumnInt64(8), Open: data.column(st, 9),
 	}
+	if !st.ColumnIsNull(10) {
+		s.Due = timeOf(st.ColumnInt64(10))
+	}
+	return s
 }
 
 func readStream(st *sqlite.Stmt, col int) deja.Stream {
@@ -71,14 +80,29 @@ func readStream(st *sqlite.Stmt, col int) deja.Stream {
 }
 
 // States returns the states after a stream.
-func (s *store) States(ctx context.Context, after deja.Stream, limit int) (ss []driver.State, err error) {
+func (s *store) States(ctx context.Context, after deja.Stream, limit int) ([]driver.State, error) {
+	return s.states(ctx, selectStates, after.Tenant, after.Aggregate, after.Key, max(limit, 0))
+}
+
+// Open returns the states that wait for something after a stream.
+func (s *store) Open(ctx context.Context, partition int32, after deja.Stream, limit int) ([]driver.State, error) {
+	return s.states(ctx, selectOpen, partition, after.Tenant, after.Aggregate, after.Key, max(limit, 0))
+}
+
+// Due returns the states that are due by a time after a state.
+func (s *store) Due(ctx context.Context, partition int32, until time.Time, after driver.State, limit int) ([]driver.State, error) {
+	of := after.Stream
+	return s.states(ctx, selectDue, partition, micros(until), micros(after.Due), of.Tenant, of.Aggregate, of.Key, max(limit, 0))
+}
+
+func (s *store) states(ctx context.Context, sql string, args ...any) (ss []driver.State, err error) {
 	err = s.read(ctx, func(c *sqlite.Conn) error {
 		var data blobs
 		ss = nil
-		return query(c, selectStates, func(st *sqlite.Stmt) error {
+		return query(c, sql, func(st *sqlite.Stmt) error {
 			ss = append(ss, readState(st, readStream(st, 0), &data))
 			return nil
-		}, after.Tenant, after.Aggregate, after.Key, max(limit, 0))
+		}, args...)
 	})
 	return ss, err
 }

@@ -13,7 +13,7 @@ const applicationID = 0x64656a61
 
 // migrations are the steps from each format version to the next; the header's user_version counts those taken. A
 // step that was released never changes.
-var migrations = []func(*sqlite.Conn) error{createFile}
+var migrations = []func(*sqlite.Conn) error{createFile, forgetStates}
 
 // createFile makes the tables of the file and of the log. Those of the store are made by repairStore.
 func createFile(c *sqlite.Conn) error {
@@ -28,6 +28,10 @@ func createFile(c *sqlite.Conn) error {
 	}
 	return nil
 }
+
+// forgetStates drops the states, which did not say what their streams wait for: repairStore makes them anew, and empties
+// the store, which the engine then folds from the journals.
+func forgetStates(c *sqlite.Conn) error { return exec(c, "DROP TABLE IF EXISTS deja_states") }
 
 // storeTables are the store's tables and indexes: a cache of the log, made anew where one is missing.
 var storeTables = []struct{ name, ddl string }{
@@ -52,8 +56,11 @@ var storeTables = []struct{ name, ddl string }{
 	{"deja_states", `CREATE TABLE deja_states (
 		tenant TEXT NOT NULL, aggregate TEXT NOT NULL, key TEXT NOT NULL, partition INTEGER NOT NULL,
 		version INTEGER NOT NULL, data BLOB NOT NULL, position INTEGER NOT NULL, n INTEGER NOT NULL, parked INTEGER NOT NULL,
+		open BLOB, due INTEGER, -- NULL if it waits for nothing, and has no timer
 		PRIMARY KEY (tenant, aggregate, key)
 	) STRICT, WITHOUT ROWID`},
+	{"deja_states_open", `CREATE INDEX deja_states_open ON deja_states (partition, tenant, aggregate, key) WHERE open IS NOT NULL`},
+	{"deja_states_due", `CREATE INDEX deja_states_due ON deja_states (partition, due, tenant, aggregate, key) WHERE due IS NOT NULL`},
 	{"deja_parked", `CREATE TABLE deja_parked (
 		partition INTEGER NOT NULL, offset INTEGER NOT NULL, tenant TEXT NOT NULL, aggregate TEXT NOT NULL, key TEXT NOT NULL,
 		id BLOB NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (partition, offset)
