@@ -15,7 +15,7 @@ import (
 )
 
 var brokenDrivers = slices.Concat(
-	brokenLogs, brokenViews, brokenFences, brokenOwners, brokenCrews, brokenTransactions, brokenTables, brokenSegments,
+	brokenLogs, brokenViews, brokenFences, brokenOwners, brokenCrews, brokenTransactions, brokenTables, brokenOpen, brokenSegments,
 )
 
 var brokenLogs = []broken{

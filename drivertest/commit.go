@@ -121,7 +121,7 @@ func commitLarge(b *bench) {
 		stream := deja.Stream{Aggregate: "account", Key: fmt.Sprint("large-", i)}
 		batch.Records = append(batch.Records, driver.JournalRecord{N: n, Value: bytes.Repeat([]byte{byte(i)}, int(i%500))})
 		batch.Ledger = append(batch.Ledger, driver.Entry{Key: w.story.messageID(0, n), Offset: i, N: n, Status: deja.Rejected})
-		batch.States = append(batch.States, driver.State{Stream: stream, Version: n, Data: []byte(`{}`), Position: i, N: n})
+		batch.States = append(batch.States, driver.State{Stream: stream, Version: n, Data: []byte(`{}`), Position: i, N: n, Open: []byte{byte(i)}})
 		batch.Parked = append(batch.Parked, driver.Parked{Stream: stream, Offset: i, Key: w.story.messageID(0, n), N: n})
 	}
 	to := driver.Progress{Position: rows, N: rows, Chain: w.story.hash(0, rows), Fold: "fold-1"}
@@ -136,26 +136,30 @@ func commitKeepsNothing(b *bench) {
 	m := newModel()
 	w := b.worker("a", 0)
 	batch, to := w.story.next(0, w.at)
+	batch.States[0].Open = []byte("timer")
 	m.commit(0, batch, to)
-	wanted := bytes.Clone(batch.States[0].Data)
+	wanted, waited := bytes.Clone(batch.States[0].Data), bytes.Clone(batch.States[0].Open)
 	tx, err := b.store.Begin(b.ctx, w.lease)
 	b.must(err)
 	b.must(tx.Write(b.ctx, batch))
 	clear(batch.Records[0].Value)
 	clear(batch.States[0].Data)
+	clear(batch.States[0].Open)
 	clear(batch.Ledger)
 	clear(batch.Repeats)
 	b.must(tx.Advance(b.ctx, w.at, to))
 	b.must(tx.Commit(b.ctx))
 	copy(batch.States[0].Data, wanted) // the model's are the same bytes
+	copy(batch.States[0].Open, waited)
 	for range 2 {
 		b.holds(m)
 		sts, err := b.store.Load(b.ctx, []deja.Stream{w.story.stream(0, 1)})
 		b.must(err)
 		rs, err := b.store.Unlogged(b.ctx, 0, 0, 10)
 		b.must(err)
-		for _, st := range sts {
+		for _, st := range append(sts, b.openStates(0, plenty)...) {
 			clear(st.Data)
+			clear(st.Open)
 		}
 		for _, r := range rs {
 			clear(r.Value)

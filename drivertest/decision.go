@@ -56,6 +56,12 @@ func (s story) next(partition int32, at driver.Progress) (*driver.Batch, driver.
 			Key: s.messageID(partition, 1), Partition: partition, Conflict: n%2 == 0, Count: n, First: offset, Last: offset + n,
 		}},
 	}
+	if n%5 > 1 { // the streams that wait change with each decision
+		state.Open = fmt.Appendf(nil, "%s waits since %d", s, n)
+	}
+	if n%5 > 2 {
+		state.Due = s.time(100 - n%3) // some at the same time
+	}
 	switch n % 4 {
 	case 3:
 		entry.Status, state.Parked = deja.Parked, 1

@@ -81,7 +81,7 @@ func Run(t *testing.T, h Harness) {
 	missing := learn(t, h)
 	for _, cases := range [][]testCase{
 		logCases, fetchCases, cursorCases, leaseCases, ownerCases, sharedCases, fenceCases, commitCases, ledgerCases, markCases,
-		stateCases, recordCases, sqlCases, crashCases, workerCases, modelCases,
+		stateCases, openCases, recordCases, sqlCases, crashCases, workerCases, modelCases,
 	} {
 		for _, c := range cases {
 			t.Run(c.name, func(t *testing.T) {

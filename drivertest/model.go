@@ -163,6 +163,7 @@ func (b *bench) holds(m *model) {
 	}
 	b.holdsLedger(m)
 	b.holdsStates(m)
+	b.holdsOpen(m)
 	b.holdsParked(m)
 	b.holdsRepeats(m)
 	if !b.joint() {
@@ -289,7 +290,7 @@ func (b *bench) holdsRecords(m *model) {
 func states(sts []driver.State) []driver.State {
 	out := make([]driver.State, len(sts))
 	for i, st := range sts {
-		st.Data = slicesOrNil(st.Data)
+		st.Data, st.Open = slicesOrNil(st.Data), slicesOrNil(st.Open)
 		out[i] = st
 	}
 	slices.SortFunc(out, func(a, b driver.State) int { return a.Stream.Compare(b.Stream) })
