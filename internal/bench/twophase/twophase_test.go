@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/dejalog/deja/internal/testenv"
+)
+
+// The program starts itself as a coordinator; here, that is this binary.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == coordinatorCommand {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+const preparedHere = 100 // transactions that these tests keep prepared at a time, and a few
+
+// server returns the DSN of a server that knows two-phase commit.
+func server(t *testing.T) string {
+	t.Helper()
+	dsn := testenv.Postgres(t)
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if err := allows(t.Context(), conn, preparedHere); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skipf("NOT TESTED: %v", err)
+	}
+	return dsn
+}
+
+// setup makes the databases of a small experiment.
+func setup(t *testing.T, at point) *blocking {
+	t.Helper()
+	d, err := makeDatabases(t.Context(), server(t), preparedHere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.drop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return &blocking{d, t.TempDir(), at, 3, time.Second, 250 * time.Millisecond, 2}
+}
+
+func TestADeadCoordinatorBlocksWhoTouchesItsAccountsUntilItIsResolved(t *testing.T) {
+	t.Parallel()
+	for _, at := range points {
+		t.Run(string(at), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t, at)
+			s, err := b.run(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if touch := s.Groups[0]; touch.Blocked == 0 {
+				t.Errorf("nothing was blocked: %+v", touch)
+			}
+			if of := s.Groups[1]; of.Blocked == 0 || of.Completed > 0 {
+				t.Errorf("nothing that waits blocks others: %+v", of)
+			}
+			if neither := s.Groups[2]; neither.Blocked > 0 || neither.Completed == 0 {
+				t.Errorf("what has nothing to do with it does not go on: %+v", neither)
+			}
+			for _, g := range s.After {
+				if g.Blocked > 0 || g.Completed == 0 {
+					t.Errorf("resolved, and still: %+v", g)
+				}
+			}
+			for _, waited := range s.Waited {
+				if waited < b.length.Seconds()/2 {
+					t.Errorf("one without a time limit waited %.3f s, the coordinator was dead for %.3f s", waited, s.Seconds)
+				}
+			}
+			want, sides, statement := int64(money), 2, "ROLLBACK PREPARED"
+			switch at {
+			case first:
+				sides = 1
+			case decided:
+				statement = "COMMIT PREPARED"
+			case half:
+				sides, statement, want = 1, "COMMIT PREPARED", money-int64(b.doubts)*doubtful(0).amount
+			}
+			if s.MoneySeen != want {
+				t.Errorf("a reader saw %d, want %d", s.MoneySeen, want)
+			}
+			if len(s.Verdicts) != sides*b.doubts {
+				t.Errorf("%d verdicts on %d transfers, on %d sides", len(s.Verdicts), b.doubts, sides)
+			}
+			for _, v := range s.Verdicts {
+				if !strings.HasPrefix(v.Statement, statement) {
+					t.Errorf("resolved by %s, want %s", v.Statement, statement)
+				}
+			}
+		})
+	}
+}
+
+// Without the log nobody knows what was decided: a guess may be wrong, and then money is gone.
+func TestResolvingByGuessLosesMoney(t *testing.T) {
+	b := setup(t, half)
+	if _, err := killCoordinator(t.Context(), job{b.databases, "dead", filepath.Join(b.dir, "dead.log"), half, b.doubts}); err != nil {
+		t.Fatal(err)
+	}
+	lost, err := openDecisions(filepath.Join(b.dir, "empty.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lost.close() })
+	if _, err := resolve(t.Context(), b.databases, "dead", lost); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := b.databases.check(t.Context()); err == nil || s.money() == money {
+		t.Errorf("nothing is wrong with %+v: %v", s, err)
+	}
+}
+
+func TestTheLogOfDecisions(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	log, err := openDecisions(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openDecisions(path); err == nil {
+		t.Error("two coordinators have one log")
+	}
+	const n = 100
+	errs := make(chan error)
+	for i := range n {
+		go func() { errs <- log.commit("t" + strconv.Itoa(i)) }()
+	}
+	for range n {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := log.close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.commit("late"); err == nil {
+		t.Error("decided in a log that is closed")
+	}
+
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(data, "torn"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if log, err = openDecisions(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = log.close() })
+	decided, err := log.all()
+	if err != nil || len(decided) != n || decided["torn"] || decided["late"] {
+		t.Errorf("%d decided, %v: %v", len(decided), decided, err)
+	}
+}
+
+// Every way of carrying out transfers leaves money whole and each transfer with one end, or measuring it fails.
+func TestThroughputIsOfTransfersThatAreRight(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	args := []string{"-postgres", server(t), "-only", "throughput", "-transfers", "100", "-runs", "1", "-json"}
+	if code := command(t.Context(), args, nil, &stdout, &stderr); code != 0 {
+		t.Fatalf("code %d: %s", code, stderr.String())
+	}
+	var e experiment
+	if err := json.Unmarshal(stdout.Bytes(), &e); err != nil {
+		t.Fatal(err)
+	}
+	if len(e.Rates) != 4 {
+		t.Errorf("measured %+v", e.Rates)
+	}
+	for _, r := range e.Rates {
+		if r.PerSecond <= 0 || r.Refused == 0 || r.Refused > r.Transfers/4 {
+			t.Errorf("measured %+v", r)
+		}
+	}
+	stdout.Reset()
+	if e.print(&stdout); strings.Count(stdout.String(), "\n") != 5 {
+		t.Errorf("printed\n%s", stdout.String())
+	}
+}
+
+func TestWrongCommandLines(t *testing.T) {
+	for _, args := range [][]string{
+		{"more"},
+		{"-no-such-flag"},
+		{"-only", "nothing"},
+		{"-at", "nothing"},
+		{"-in-flight", "0"},
+		{"-in-flight", "1000"},
+		{"-for", "0s"},
+		{"-patience", "0s"},
+		{"-transfers", "0"},
+		{"-runs", "0"},
+		{"-postgres", ""},
+	} {
+		var said bytes.Buffer
+		if code := command(t.Context(), append([]string{"-postgres", "postgres://127.0.0.1:1/none"}, args...), nil, io.Discard, &said); code != 2 || said.Len() == 0 {
+			t.Errorf("%q: code %d, said %q", args, code, said.String())
+		}
+	}
+}
