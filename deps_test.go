@@ -68,6 +68,7 @@ var mayImport = map[string][]string{
 	"postgres":    {"", "driver", "internal/filter"},
 	"kafka":       {"", "driver"},
 	"idempotency": {""},
+	"reservation": {""}, // ready aggregates know what any aggregate knows
 	"drivertest":  {"", "driver", "internal/fault"},
 	"dejatest": {
 		"", "driver", "internal/canon", "internal/fault", "internal/journal", "internal/memory", "internal/place",
