@@ -69,6 +69,7 @@ var mayImport = map[string][]string{
 	"kafka":       {"", "driver"},
 	"idempotency": {""},
 	"reservation": {""}, // ready aggregates know what any aggregate knows
+	"uniquename":  {""},
 	"drivertest":  {"", "driver", "internal/fault"},
 	"dejatest": {
 		"", "driver", "internal/canon", "internal/fault", "internal/journal", "internal/memory", "internal/place",
