@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"time"
 )
 
 // An Aggregate is a keyed unit of state and the table of all that it handles, applies and hears about. It is an
@@ -30,9 +31,12 @@ const (
 	rowFailed
 	rowApply
 	rowFold
+	rowEnds
+	rowSticks
+	rowWithin
 )
 
-var rowNames = [...]string{"", "Handle", "React", "OnReply", "Forget", "OnFailed", "Apply", "FoldVersion"}
+var rowNames = [...]string{"", "Handle", "React", "OnReply", "Forget", "OnFailed", "Apply", "FoldVersion", "Ends", "Sticks", "Within"}
 
 func (k rowKind) String() string { return rowNames[k] }
 
@@ -46,12 +50,14 @@ type rowKey struct {
 type row struct {
 	rowKey
 	payload reflect.Type
-	missing bool // the user's function is nil
-	version int  // of rowFold
+	missing bool          // the user's function is nil
+	version int           // of rowFold
+	within  time.Duration // of rowWithin
+	byHand  bool          // of rowHandle: operators undo with it
 	decode  func(c Codec, data []byte) (any, error)
 	decide  func(state any, d *Decision, m any) error
 	apply   func(state any, m any)
-	key     func(m any) string // of rowReact
+	key     func(m any) (string, error) // of rowReact
 }
 
 // definition is an aggregate with its state's type erased: states are held as pointers to S.
@@ -93,19 +99,25 @@ func Handle[S any, C Command](fn func(s S, d *Decision, c C) error) Handler[S] {
 	return Handler[S]{decider(rowKey{rowHandle, zero.CommandType()}, fn)}
 }
 
-// React is the row of another aggregate's event; key picks the instance that reacts, "" for none.
+// React is the row of another aggregate's event, of this service or another; key picks the instance that reacts, "" for
+// none. Both are pure. The event comes as a message of its own: after it was recorded, once, in the order of its stream.
 func React[S any, E Event](key func(E) string, fn func(s S, d *Decision, e E) error) Handler[S] {
 	var zero E
 	r := decider(rowKey{rowReact, zero.EventType()}, fn)
 	r.missing = r.missing || key == nil
-	r.key = func(m any) string { return key(m.(E)) }
+	r.key = func(m any) (k string, err error) {
+		defer recovered(&err)
+		return key(m.(E)), nil
+	}
 	return Handler[S]{r}
 }
 
 // OnReply is the row of the reply to a command that the aggregate sent.
 func OnReply[S any, C Command](fn func(s S, d *Decision, r Reply[C]) error) Handler[S] {
 	var zero C
-	return Handler[S]{decider(rowKey{rowReply, zero.CommandType()}, fn)}
+	r := decider(rowKey{rowReply, zero.CommandType()}, fn)
+	r.decode = decodeReply[C]
+	return Handler[S]{r}
 }
 
 // Forget is the row of a sent command whose reply does not matter.
@@ -117,7 +129,9 @@ func Forget[S any, C Command]() Handler[S] {
 // OnFailed is the row of an effect that was given up.
 func OnFailed[S any, E Effect](fn func(s S, d *Decision, f Failed[E]) error) Handler[S] {
 	var zero E
-	return Handler[S]{decider(rowKey{rowFailed, zero.EffectType()}, fn)}
+	r := decider(rowKey{rowFailed, zero.EffectType()}, fn)
+	r.decode = decodeFailed[E]
+	return Handler[S]{r}
 }
 
 // Apply is the row of an event that the aggregate records: fn folds it into the state. It must be pure, and cannot
@@ -187,6 +201,8 @@ func (Failed[E]) rowKey() rowKey {
 // keyOf tells which row handles a message.
 func keyOf(m any) (rowKey, error) {
 	switch m := m.(type) {
+	case unheard:
+		return rowKey{}, nil
 	case interface{ rowKey() rowKey }:
 		return m.rowKey(), nil
 	case Command:

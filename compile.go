@@ -79,6 +79,11 @@ func (c *compiler) aggregate(a AnyAggregate) {
 	for i := range def.rows {
 		c.row(t, &def.rows[i])
 	}
+	c.saga(t)
+	if slices.ContainsFunc(def.rows, func(r row) bool { return r.kind == rowReact }) {
+		c.m.reacting = append(c.m.reacting, t.name)
+		slices.Sort(c.m.reacting)
+	}
 	if !slices.ContainsFunc(def.rows, func(r row) bool { return r.decide != nil }) {
 		c.fault("aggregate %s handles nothing: give it a Handle row", def.name)
 	}
@@ -92,11 +97,14 @@ func (c *compiler) row(t *ruleTable, r *row) {
 		}
 		return
 	}
+	if r.kind == rowWithin {
+		return
+	}
 	name := fmt.Sprintf("aggregate %s: %s row for %q", t.name, r.kind, r.wire)
 	agg, err := aggregateOf(r.wire)
 	if err != nil {
 		c.fault("%s: %w", name, err)
-	} else if own := r.kind == rowHandle || r.kind == rowApply; own && agg != t.name {
+	} else if own := r.kind == rowHandle || r.kind == rowApply || r.kind == rowEnds || r.kind == rowSticks; own && agg != t.name {
 		c.fault("%s: the name belongs to aggregate %s; commands go, and events belong, where their name says", name, agg)
 	}
 	if r.missing {
@@ -104,6 +112,11 @@ func (c *compiler) row(t *ruleTable, r *row) {
 	}
 	if _, twice := t.rows[r.rowKey]; twice {
 		c.fault("%s: there are two", name)
+	}
+	if other := (rowKey{rowForget, r.wire}); r.kind == rowReply && t.rows[other] != nil {
+		c.fault("%s: there is a Forget row, too", name)
+	} else if other.kind = rowReply; r.kind == rowForget && t.rows[other] != nil {
+		c.fault("%s: there is an OnReply row, too", name)
 	}
 	t.rows[r.rowKey] = r
 	if r.kind == rowHandle || r.kind == rowApply {
@@ -186,23 +199,28 @@ func (c *compiler) upcaster(u Upcaster) {
 	}
 }
 
-// chain follows an upcaster to an event that some aggregate applies.
+// chain follows an upcaster to an event that some aggregate applies or reacts to.
 func (m *Machine) chain(u Upcaster) error {
 	for range len(m.upcasters) {
 		agg, err := aggregateOf(u.to)
 		if err != nil {
 			return fmt.Errorf("upcaster from %s: %w", u.from, err)
 		}
-		if t, ok := m.tables[agg]; ok && t.has(rowApply, u.to) {
+		if t, ok := m.tables[agg]; ok && t.has(rowApply, u.to) || m.reacts(u.to) {
 			return nil
 		}
 		next, ok := m.upcasters[u.to]
 		if !ok {
-			return fmt.Errorf("upcaster from %s to %s: no aggregate applies %s", u.from, u.to, u.to)
+			return fmt.Errorf("upcaster from %s to %s: no aggregate applies %s, or reacts to it", u.from, u.to, u.to)
 		}
 		u = next
 	}
 	return fmt.Errorf("upcasters from %s go round in a circle", u.from)
+}
+
+// reacts reports whether some aggregate reacts to an event, as it is.
+func (m *Machine) reacts(event string) bool {
+	return slices.ContainsFunc(m.reacting, func(name string) bool { return m.tables[name].has(rowReact, event) })
 }
 
 var tableName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
@@ -248,19 +266,6 @@ func (c *compiler) fingerprint() string {
 	slices.Sort(c.folds)
 	sum := sha256.Sum256([]byte(strings.Join(c.folds, "\n")))
 	return hex.EncodeToString(sum[:8])
-}
-
-// Undeliverable returns an error naming every row that needs messages between services, which nothing delivers yet.
-func (m *Machine) Undeliverable() error {
-	var faults []error
-	for _, name := range m.Aggregates() {
-		for _, r := range m.tables[name].definition.rows {
-			if r.kind == rowReact || r.kind == rowReply || r.kind == rowForget || r.kind == rowFailed {
-				faults = append(faults, fmt.Errorf("aggregate %s: %s row for %s: commands, events and effects between services are not delivered by this version", name, r.kind, r.wire))
-			}
-		}
-	}
-	return errors.Join(faults...)
 }
 
 // Aggregates returns the aggregates' names, sorted.

@@ -58,11 +58,22 @@ func (d *Decision) Send(key string, c Command) {
 // Schedule sends a command to this instance at a time to come. A name in use is scheduled anew.
 func (d *Decision) Schedule(name string, due time.Time, c Command) {
 	d.need(rowHandle, c.CommandType())
+	d.unschedule(name)
 	d.out.timers = append(d.out.timers, scheduled{name, due.UTC(), c})
 }
 
-// Cancel cancels what was scheduled under name, if it has not been handled yet.
-func (d *Decision) Cancel(name string) { d.out.cancelled = append(d.out.cancelled, name) }
+// Cancel cancels what was scheduled under name, if it has not been handled yet: one that fires at this moment is ignored.
+func (d *Decision) Cancel(name string) {
+	d.unschedule(name)
+	if !slices.Contains(d.out.cancelled, name) {
+		d.out.cancelled = append(d.out.cancelled, name)
+	}
+}
+
+// unschedule drops what this decision has scheduled under name: the last word counts.
+func (d *Decision) unschedule(name string) {
+	d.out.timers = slices.DeleteFunc(d.out.timers, func(t scheduled) bool { return t.name == name })
+}
 
 // Effect asks for a call outside the service, made after the decision is logged. It needs an [OnFailed] row.
 func (d *Decision) Effect(e Effect) {

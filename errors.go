@@ -47,6 +47,9 @@ const (
 	CodeBlocked     = "deja.blocked"      // parked behind another message of its key
 	CodeSkipped     = "deja.skipped"      // given up by an operator
 	CodeNotParked   = "deja.not-parked"   // an act names a message that is not the oldest parked one of its key
+	CodeNotPending  = "deja.not-pending"  // a timer that was cancelled or superseded, a reply or a result that nobody waits for: ignored
+	CodeEarly       = "deja.early"        // a timer fired before its time: ignored, and armed again
+	CodeDead        = "deja.dead"         // of a reply: the command can never be handled
 )
 
 // A Conflict says that an ID was used before with other content. The second message was not applied.

@@ -23,6 +23,7 @@ type Machine struct {
 	upcasters   map[string]Upcaster   // by old wire name
 	projections []*Projection
 	projectors  map[string][]projector // by wire name
+	reacting    []string               // the aggregates with React rows, sorted
 	fold        string
 }
 
@@ -31,6 +32,7 @@ type ruleTable struct {
 	*definition
 	shape *canon.Shape
 	flat  bool // copying a state copies all of it
+	saga  *Saga
 	rows  map[rowKey]*row
 }
 
@@ -156,41 +158,15 @@ func Target(commandType string) (aggregate string, err error) { return aggregate
 // Decode decodes a message's payload for the aggregate that it is addressed to. The error is a *[Rejection] of code
 // [CodeUnknownType] or [CodeMalformed]: such a message is dead.
 func (m *Machine) Decode(env *Envelope) (any, error) {
-	r, reason := m.handlerOf(env)
+	decode, reason := m.handlerOf(env)
 	if reason != nil {
 		return nil, reason
 	}
-	if ct := m.codec.ContentType(); env.ContentType != ct {
-		return nil, &Rejection{CodeMalformed, fmt.Sprintf("content type %q, this service reads %q", env.ContentType, ct)}
-	}
-	msg, err := decodeSafely(r, m.codec, env.Payload)
+	msg, err := decode(env)
 	if err != nil {
 		return nil, &Rejection{CodeMalformed, err.Error()}
 	}
 	return msg, nil
-}
-
-func decodeSafely(r *row, c Codec, payload []byte) (msg any, err error) {
-	defer recovered(&err)
-	return r.decode(c, payload)
-}
-
-func (m *Machine) handlerOf(env *Envelope) (*row, *Rejection) {
-	unknown := func(format string, args ...any) (*row, *Rejection) {
-		return nil, (&Rejection{Code: CodeUnknownType}).Because(format, args...)
-	}
-	t, ok := m.tables[env.Stream.Aggregate]
-	if !ok {
-		return unknown("service %s has no aggregate %q", m.name, env.Stream.Aggregate)
-	}
-	if env.Kind != KindCommand {
-		return unknown("aggregate %s handles no message of kind %s", t.name, env.Kind)
-	}
-	r, ok := t.rows[rowKey{rowHandle, env.Type}]
-	if !ok {
-		return unknown("aggregate %s has no Handle row for %s", t.name, env.Type)
-	}
-	return r, nil
 }
 
 // Decide lets the aggregate decide msg, the decoded message of env, on st, which it does not change. A refusal, an
@@ -239,6 +215,9 @@ func (d *Decision) run(st *State, msg any) error {
 	key, err := keyOf(msg)
 	if err != nil {
 		return err
+	}
+	if key == (rowKey{}) {
+		return nil // nobody is to hear of it
 	}
 	r, ok := d.table.rows[key]
 	if !ok {
@@ -374,7 +353,7 @@ func (m *Machine) encode(d *Decision, version int64) (*Decided, error) {
 		res.Events = append(res.Events, env)
 	}
 	for _, s := range d.out.sent {
-		res.Commands = append(res.Commands, e.command(s.key, s.command))
+		res.Commands = append(res.Commands, e.sent(s.key, s.command))
 	}
 	for _, t := range d.out.timers {
 		res.Timers = append(res.Timers, Timer{t.name, t.due, e.command(d.env.Stream.Key, t.command)})
@@ -390,6 +369,13 @@ type encoder struct {
 	d   *Decision
 	nth map[string]int
 	err error
+}
+
+// sent is a command to any aggregate, which answers the instance that decides.
+func (e *encoder) sent(key string, c Command) Envelope {
+	env := e.command(key, c)
+	env.Sender = e.d.env.Stream
+	return env
 }
 
 func (e *encoder) command(key string, c Command) Envelope {

@@ -155,6 +155,7 @@ type Envelope struct {
 	Kind          Kind
 	Type          string            // wire name, with its schema version: account.opened.v2
 	Stream        Stream            // the aggregate that handles it; of an event, the one that recorded it
+	Sender        Stream            // of a command that an aggregate sent, that instance; of an event that it reacts to, the one that recorded it; else zero. Its tenant is that of Stream
 	Source        string            // the sender's constant name; by default the service's
 	Actor         string            // who asked for it; not part of the content
 	Time          time.Time         // of an event, the decision's; else when the log appended the message; UTC

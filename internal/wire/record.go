@@ -33,7 +33,20 @@ func (r *Record) Parks() int64 {
 }
 
 // Touches reports whether a decision changes its stream's row.
-func (r *Record) Touches() bool { return len(r.Decided.Events) > 0 || r.Parks() != 0 }
+func (r *Record) Touches() bool { return len(r.Decided.Events) > 0 || r.Parks() != 0 || r.Opens() }
+
+// Opens reports whether a decision may change what its stream waits for.
+func (r *Record) Opens() bool {
+	d := &r.Decided
+	switch r.Cause.Kind {
+	case deja.KindReply, deja.KindTimer, deja.KindResult:
+		if d.Status != deja.Conflicted && d.Status != deja.Parked {
+			return true
+		}
+	default:
+	}
+	return len(d.Events)+len(d.Commands)+len(d.Timers)+len(d.Cancelled)+len(d.Effects) > 0
+}
 
 // A Kind says what a journal record is. An unknown one is refused: a newer build's record may change what follows.
 type Kind uint8
@@ -50,7 +63,7 @@ type Record struct {
 	N           int64    // of a decision, dense from 1; of a marker, that of the last decision before it
 	Prev        [32]byte // the hash of record N-1; at N 1 the partition's [Genesis]; of a marker, of record N
 	Incarnation driver.Incarnation
-	Cause       deja.Envelope // the message, without payload; Position is its own in the inbox
+	Cause       deja.Envelope // the message, without payload unless an aggregate sent it; Position is its own in the inbox
 	Hash        [32]byte      // of the message's content
 	Covers      int64         // the inbox offset up to which all is decided
 	Decided     deja.Decided
@@ -313,6 +326,7 @@ func (d *Decoder) emission(e *deja.Envelope, t *deja.Timer, data []byte) error {
 
 // complete gives the emitted messages what they share with their decision.
 func (d *Decoder) complete(r *Record) {
+	sent(&r.Cause)
 	first := r.Version - int64(len(r.Decided.Events))
 	for i := range r.Decided.Events {
 		e := &r.Decided.Events[i]
@@ -321,7 +335,7 @@ func (d *Decoder) complete(r *Record) {
 	}
 	for i := range r.Decided.Commands {
 		e := &r.Decided.Commands[i]
-		e.Stream.Tenant = r.Cause.Stream.Tenant
+		e.Stream.Tenant, e.Sender = r.Cause.Stream.Tenant, r.Cause.Stream
 		d.inherit(r, e, e.Stream)
 	}
 	for i := range r.Decided.Timers {

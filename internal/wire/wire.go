@@ -182,7 +182,7 @@ func AppendMessage(dst []byte, e *deja.Envelope) []byte {
 	return w
 }
 
-// envelope writes fields 2 to 15 of message and cause.
+// envelope writes fields 2 to 18 of message and cause, but for 16, which a cause has and a message has not.
 func (w *writer) envelope(e *deja.Envelope) {
 	w.id(2, e.ID)
 	w.uint(3, uint64(e.Kind))
@@ -203,6 +203,8 @@ func (w *writer) envelope(e *deja.Envelope) {
 		w.end(at)
 	}
 	w.bytes(15, e.Payload)
+	w.string(17, e.Sender.Aggregate)
+	w.string(18, e.Sender.Key)
 }
 
 func sortedKeys(m map[string]string) []string {
@@ -260,6 +262,7 @@ func (d *Decoder) Message(data []byte) (*deja.Envelope, error) {
 	if err != nil {
 		return nil, err
 	}
+	sent(e)
 	return e, nil
 }
 
@@ -294,8 +297,19 @@ func (d *Decoder) envelope(e *deja.Envelope, f field) (err error) {
 		err = d.header(e, f.b)
 	case 15:
 		e.Payload = payload(f.b)
+	case 17:
+		e.Sender.Aggregate = d.name(f.b)
+	case 18:
+		e.Sender.Key = string(f.b)
 	}
 	return err
+}
+
+// sent completes the stream that a message was sent by: it is of the same tenant.
+func sent(e *deja.Envelope) {
+	if e.Sender.Aggregate != "" {
+		e.Sender.Tenant = e.Stream.Tenant
+	}
 }
 
 // payload returns b, or nil for none: an empty one and an absent one are the same.
@@ -344,6 +358,12 @@ func ContentHash(e *deja.Envelope) ([32]byte, error) {
 	} {
 		b = binary.AppendUvarint(b, uint64(len(part)))
 		b = append(b, part...)
+	}
+	if e.Sender != (deja.Stream{}) {
+		for _, part := range []string{"sender", e.Sender.Aggregate, e.Sender.Key} {
+			b = binary.AppendUvarint(b, uint64(len(part)))
+			b = append(b, part...)
+		}
 	}
 	w := writer(b)
 	w.time(1, e.BusinessTime)
