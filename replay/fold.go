@@ -39,9 +39,11 @@ type Past struct {
 }
 
 type foldedState struct {
-	state    *deja.State
-	position deja.Position
-	parked   int64
+	state     *deja.State
+	position  deja.Position
+	partition int32
+	parked    int64
+	open      wire.Open
 }
 
 // progressEvery is how many decisions pass between two reports of progress.
@@ -156,6 +158,8 @@ func (p *Past) fold(e *journal.Entry) error {
 		}
 		f.position = deja.Position{Topic: e.Cause.Position.Topic, Partition: e.Cause.Position.Partition, Offset: e.Through()}
 	}
+	f.partition = e.Cause.Position.Partition
+	f.open = f.open.After(e.Record, p.machine.Saga(e.Cause.Stream.Aggregate))
 	return nil
 }
 

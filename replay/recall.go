@@ -72,7 +72,7 @@ func (r *recalled) present(ctx context.Context) (*present, error) {
 		out.parked[p] = slices.SortedFunc(maps.Values(waiting), func(a, b driver.Parked) int { return cmp.Compare(a.Offset, b.Offset) })
 	}
 	for stream, f := range past.states {
-		row := driver.State{Stream: stream, Partition: f.position.Partition, Version: f.state.Version, Position: f.position.Offset, Parked: f.parked}
+		row := driver.State{Stream: stream, Partition: f.partition, Version: f.state.Version, Position: f.position.Offset, Parked: f.parked, Open: f.open.Append(nil), Due: f.open.Due()}
 		if row.Version > 0 {
 			var err error
 			if row.Data, err = f.state.Encode(); err != nil {

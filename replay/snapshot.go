@@ -47,8 +47,12 @@ func (sn *Snapshot) load(ctx context.Context, s *Source, past *Past) ([]*journal
 		if err != nil {
 			return err
 		}
+		open, err := wire.DecodeOpen(s.machine.Name(), row.Stream, row.Open)
+		if err != nil {
+			return err
+		}
 		past.states[row.Stream] = &foldedState{
-			state: st, parked: row.Parked,
+			state: st, partition: row.Partition, parked: row.Parked, open: open,
 			position: deja.Position{Topic: wire.Inbox(s.machine.Name()), Partition: row.Partition, Offset: row.Position},
 		}
 		return nil

@@ -288,39 +288,97 @@ func (b *Batch) decide(m Message, h *held, covers int64) error {
 		return err
 	}
 	r := b.newRecord(m, covers)
-	if m.killed > 0 {
+	switch why := h.open.Refuses(m.Env, r.Time); {
+	case m.killed > 0:
 		r.Decided = deja.Decided{Status: deja.Parked, Reason: *killed(m.killed)}
-	} else {
+	case why != nil:
+		r.Decided = deja.Decided{Status: deja.Ignored, Reason: *why}
+	default:
 		r.Decided = *b.w.cfg.Machine.Decide(h.state, m.Env, m.payload, r.Time)
 	}
 	r.Decided.Reason.Code, r.Decided.Reason.Detail = cut(r.Decided.Reason.Code), cut(r.Decided.Reason.Detail)
-	if d := &r.Decided; len(d.Timers)+len(d.Cancelled)+len(d.Commands)+len(d.Effects) > 0 {
-		*d = parked(errors.New("it schedules, sends or asks for effects, which this version does not deliver"))
-	}
 	next, err := b.fold(r, h)
 	raw := b.encoded(r)
-	switch {
-	case err != nil:
+	if err != nil {
 		raw, err = b.withdraw(r, h, parked(err))
-	case len(raw) > b.w.journal.MaxRecord:
-		reason := deja.Rejection{Code: deja.CodeTooLarge, Detail: fmt.Sprintf("the decision's record has %d bytes, the journal takes %d", len(raw), b.w.journal.MaxRecord)}
-		raw, err = b.withdraw(r, h, deja.Decided{Status: deja.Rejected, Reason: reason})
-	case len(r.Decided.Events) > 0:
-		next.row.Position = r.Through()
-		*h = next
-		b.project(r.Decided.Events)
+	} else if why := b.w.tooLarge(r, raw); why != nil {
+		instead := deja.Decided{Status: deja.Parked, Reason: *why}
+		if m.Env.Kind == deja.KindCommand {
+			instead.Status = deja.Rejected
+		}
+		raw, err = b.withdraw(r, h, instead)
 	}
 	if err != nil {
 		return err
 	}
-	b.record(m, r, raw)
 	if len(r.Decided.Events) > 0 {
+		next.row.Position = r.Through()
+		*h = next
+		b.project(r.Decided.Events)
+	}
+	b.record(m, r, raw)
+	if r.Opens() {
+		h.opened(r, b.w.cfg.Machine)
+		h.encodeOpen()
+	}
+	if len(r.Decided.Events) > 0 || r.Opens() {
 		b.touch(h)
 	}
 	if r.Decided.Status == deja.Parked && b.act == nil {
 		b.park(m, h)
 	}
 	return nil
+}
+
+// opened folds a decision into what the stream waits for.
+func (h *held) opened(r *wire.Record, m *deja.Machine) {
+	h.open = h.open.After(r, m.Saga(h.row.Stream.Aggregate))
+}
+
+// encodeOpen brings the row up to what the stream waits for.
+func (h *held) encodeOpen() { h.row.Open, h.row.Due = h.open.Append(nil), h.open.Due() }
+
+// around is room for what a message has beside its payload, and for what a reply has beside what it is made of
+const around = 4 << 10
+
+// tooLarge returns why what was decided would not fit where it goes: into the journal; and, as nothing of a decision may
+// leave that cannot arrive, into the inboxes of those it is for. What answers a sent command is part of its reply, which
+// takes a third more where it must be written as text.
+func (w *Worker) tooLarge(r *wire.Record, raw []byte) *deja.Rejection {
+	reason := &deja.Rejection{Code: deja.CodeTooLarge}
+	if limit := w.journal.MaxRecord; len(raw) > limit {
+		return reason.Because("the decision's record has %d bytes, the journal takes %d", len(raw), limit)
+	}
+	if r.Cause.Sender != (deja.Stream{}) && len(raw)*4/3+around > w.journal.MaxRecord {
+		return reason.Because("the decision's record has %d bytes, and its reply would have more than the %d that an inbox takes", len(raw), w.journal.MaxRecord)
+	}
+	for i := range r.Decided.Commands {
+		c := &r.Decided.Commands[i]
+		if limit := w.limit(c.Stream.Aggregate); len(c.Payload)+around > limit {
+			return reason.Because("%s has %d bytes, the inbox that it is sent to takes %d", c.Type, len(c.Payload), limit)
+		}
+	}
+	for i := range r.Decided.Timers {
+		if c := &r.Decided.Timers[i].Command; len(c.Payload)+around > w.inbox.MaxRecord {
+			return reason.Because("%s has %d bytes, the inbox takes %d", c.Type, len(c.Payload), w.inbox.MaxRecord)
+		}
+	}
+	for i := range r.Decided.Effects {
+		if e := &r.Decided.Effects[i]; len(e.Payload)*4/3+around > w.inbox.MaxRecord {
+			return reason.Because("%s has %d bytes, and its result would have more than the %d that the inbox takes", e.Type, len(e.Payload), w.inbox.MaxRecord)
+		}
+	}
+	return nil
+}
+
+// limit returns how large a message to an aggregate may be.
+func (w *Worker) limit(aggregate string) int {
+	if w.cfg.Limit != nil {
+		if limit := w.cfg.Limit(aggregate); limit > 0 {
+			return limit
+		}
+	}
+	return w.inbox.MaxRecord
 }
 
 // project notes events for the projections, if there are any.
@@ -437,7 +495,9 @@ func (b *Batch) newRecord(m Message, covers int64) *wire.Record {
 	if b.to.N == 0 {
 		r.Prev = wire.Genesis(b.w.cfg.Machine.Name(), b.w.cfg.Partition)
 	}
-	r.Cause.Payload = nil
+	if r.Cause.Sender == (deja.Stream{}) || r.Cause.Kind != deja.KindCommand {
+		r.Cause.Payload = nil // else it is part of the reply
+	}
 	b.changes = nil
 	at := later(m.Env.Time, m.NotBefore)
 	if b.act != nil {
@@ -486,6 +546,9 @@ func (w *Worker) commit(ctx context.Context, b *Batch) error {
 	defer w.mu.Unlock()
 	w.progress = b.to
 	w.ahead(b.to)
+	if !b.out.Logged && w.cfg.Recent {
+		w.recent.add(b)
+	}
 	if w.joint {
 		w.released = b.to.N
 		return nil

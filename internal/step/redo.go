@@ -64,6 +64,7 @@ func (w *Worker) adopted(ctx context.Context, b *Batch) error {
 		if err := h.encode(); err != nil {
 			return err
 		}
+		h.encodeOpen()
 	}
 	w.decided(b)
 	if err := w.commit(ctx, b); err != nil {
@@ -93,7 +94,10 @@ func (b *Batch) redo(e journal.Entry) error {
 	}
 	b.to.Chain, b.to.N, b.to.Time, b.to.Fold = e.Chain, e.N, e.Time, w.cfg.Machine.FoldVersion()
 	b.to.Position = e.Covers + 1
-	if len(e.Decided.Events) > 0 {
+	if e.Opens() {
+		h.opened(e.Record, w.cfg.Machine)
+	}
+	if len(e.Decided.Events) > 0 || e.Opens() {
 		b.touch(h)
 	}
 	switch {

@@ -33,6 +33,7 @@ func (w *Worker) Rebuild(ctx context.Context) error { return w.takeOver(ctx, tru
 func (w *Worker) takeOver(ctx context.Context, rebuild bool) error {
 	w.forget()
 	w.reading, w.chains, w.fresh, w.flying, w.appended = nil, map[int64][32]byte{}, freshRecords{}, nil, 0
+	w.recent = recentDecisions{}
 	lease, err := w.cfg.Store.Acquire(ctx, driver.Assignment{
 		Inbox: w.inbox, Journal: w.journal, Partition: w.cfg.Partition, Tables: w.cfg.Machine.Tables(),
 		Owner: w.cfg.Owner, TTL: w.cfg.TTL,

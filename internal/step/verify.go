@@ -147,6 +147,7 @@ func (v *Verifier) take(b *Batch, e *journal.Entry, m *Message, h *held) error {
 	}
 	h.row.Parked += e.Parks()
 	if len(e.Decided.Events) == 0 {
+		v.opened(e, h)
 		return nil
 	}
 	r := *e.Record
@@ -156,10 +157,19 @@ func (v *Verifier) take(b *Batch, e *journal.Entry, m *Message, h *held) error {
 		return err
 	}
 	*h = next
+	v.opened(e, h)
 	if e.Fold == v.w.cfg.Machine.FoldVersion() && r.Writes != e.Writes {
 		return v.difference(e, "writes", fmt.Sprintf("%x", e.Writes[:8]), fmt.Sprintf("%x", r.Writes[:8]))
 	}
 	return nil
+}
+
+// opened folds a decision into what the stream waits for.
+func (v *Verifier) opened(e *journal.Entry, h *held) {
+	if e.Opens() {
+		h.opened(e.Record, v.w.cfg.Machine)
+		h.encodeOpen()
+	}
 }
 
 func (v *Verifier) held(s deja.Stream) (*held, error) {
@@ -207,26 +217,31 @@ func (v *Verifier) compare(e *journal.Entry, again *wire.Record) error {
 	for _, f := range []struct{ path, recorded, again string }{
 		{"status", a.Status.String(), b.Status.String()},
 		{"reason", a.Reason.Error(), b.Reason.Error()},
-		{"events", strconv.Itoa(len(a.Events)), strconv.Itoa(len(b.Events))},
+		{"cancelled", strings.Join(a.Cancelled, " "), strings.Join(b.Cancelled, " ")},
 	} {
 		if f.recorded != f.again {
 			return v.difference(e, f.path, f.recorded, f.again)
 		}
 	}
-	for i := range a.Events {
-		x, y := &a.Events[i], &b.Events[i]
-		at := "events[" + strconv.Itoa(i) + "]"
-		switch {
-		case x.Type != y.Type:
-			return v.difference(e, at+".type", x.Type, y.Type)
-		case string(x.Payload) != string(y.Payload):
-			paths := canon.Differ(x.Payload, y.Payload)
-			if len(paths) > 0 {
-				at += ".payload." + paths[0]
-			}
-			return v.difference(e, at, string(x.Payload), string(y.Payload))
-		case x.ID != y.ID:
-			return v.difference(e, at+".id", x.ID.String(), y.ID.String())
+	for _, f := range []struct {
+		path     string
+		recorded []deja.Envelope
+		again    []deja.Envelope
+	}{
+		{"events", a.Events, b.Events}, {"commands", a.Commands, b.Commands},
+		{"timers", scheduled(a.Timers), scheduled(b.Timers)}, {"effects", a.Effects, b.Effects},
+	} {
+		if err := v.emissions(e, f.path, f.recorded, f.again); err != nil {
+			return err
+		}
+	}
+	for i := range a.Timers {
+		x, y, at := &a.Timers[i], &b.Timers[i], "timers["+strconv.Itoa(i)+"]"
+		if x.Name != y.Name {
+			return v.difference(e, at+".name", x.Name, y.Name)
+		}
+		if !x.Due.Equal(y.Due) {
+			return v.difference(e, at+".due", x.Due.String(), y.Due.String())
 		}
 	}
 	for _, f := range []struct{ path, recorded, again string }{
@@ -240,4 +255,38 @@ func (v *Verifier) compare(e *journal.Entry, again *wire.Record) error {
 		}
 	}
 	return v.difference(e, "record", fmt.Sprintf("%x", e.Chain[:8]), fmt.Sprintf("%x", wire.Hash(wire.AppendRecord(nil, again))))
+}
+
+// scheduled returns the commands of timers.
+func scheduled(ts []deja.Timer) []deja.Envelope {
+	es := make([]deja.Envelope, len(ts))
+	for i := range ts {
+		es[i] = ts[i].Command
+	}
+	return es
+}
+
+// emissions finds the first difference between what two decisions emit of one kind.
+func (v *Verifier) emissions(e *journal.Entry, path string, recorded, again []deja.Envelope) error {
+	if len(recorded) != len(again) {
+		return v.difference(e, path, strconv.Itoa(len(recorded)), strconv.Itoa(len(again)))
+	}
+	for i := range recorded {
+		x, y := &recorded[i], &again[i]
+		at := path + "[" + strconv.Itoa(i) + "]"
+		switch {
+		case x.Type != y.Type:
+			return v.difference(e, at+".type", x.Type, y.Type)
+		case x.Stream != y.Stream:
+			return v.difference(e, at+".stream", x.Stream.String(), y.Stream.String())
+		case string(x.Payload) != string(y.Payload):
+			if paths := canon.Differ(x.Payload, y.Payload); len(paths) > 0 {
+				at += ".payload." + paths[0]
+			}
+			return v.difference(e, at, string(x.Payload), string(y.Payload))
+		case x.ID != y.ID:
+			return v.difference(e, at+".id", x.ID.String(), y.ID.String())
+		}
+	}
+	return nil
 }

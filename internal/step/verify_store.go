@@ -114,6 +114,8 @@ func (v *Verifier) rows(ctx context.Context, store driver.Reader) error {
 				return v.storeDiffers(row.Stream, deja.ID{}, "version", fmt.Sprint(own.row.Version), fmt.Sprint(row.Version))
 			case !bytes.Equal(own.row.Data, row.Data):
 				return v.storeDiffers(row.Stream, deja.ID{}, "state", string(own.row.Data), string(row.Data))
+			case !bytes.Equal(own.row.Open, row.Open) || !own.row.Due.Equal(row.Due):
+				return v.storeDiffers(row.Stream, deja.ID{}, "open", fmt.Sprintf("%x", own.row.Open), fmt.Sprintf("%x", row.Open))
 			case own.row.Parked != row.Parked:
 				return v.storeDiffers(row.Stream, deja.ID{}, "parked", fmt.Sprint(own.row.Parked), fmt.Sprint(row.Parked))
 			}

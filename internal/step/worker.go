@@ -44,6 +44,13 @@ type Config struct {
 	// NoProjections leaves the projections' tables alone: what is decided is looked at, and goes nowhere.
 	NoProjections bool
 
+	// Limit returns how large a message to an aggregate of another service may be, in bytes; 0 or nil: as large as one of this
+	// service's own.
+	Limit func(aggregate string) int
+
+	// Recent has the worker keep its newest decisions, for Decisions.
+	Recent bool
+
 	// Settled is called after each commit with what it settled, also with what an operator's act had decided again; or nil.
 	Settled func([]Settlement)
 }
@@ -84,6 +91,7 @@ type Worker struct {
 	mu       sync.Mutex         // guards what the groups share
 	progress driver.Progress    // as it was committed
 	released int64              // every decision up to it is logged
+	recent   recentDecisions    // committed
 	fresh    freshRecords       // committed and not yet relayed, as far as they are kept in memory
 	chains   map[int64][32]byte // of the decisions made and not yet released
 }
@@ -92,6 +100,7 @@ type Worker struct {
 type held struct {
 	state   *deja.State
 	row     driver.State
+	open    wire.Open // what the row's Open tells
 	fields  fieldList
 	flat    bool // the fields are those of the row
 	changed bool
@@ -236,7 +245,8 @@ func (w *Worker) hold(row driver.State) (*held, error) {
 	if h.state, err = w.cfg.Machine.DecodeState(row.Stream, row.Version, row.Data); err != nil {
 		return nil, err
 	}
-	return h, nil
+	h.open, err = wire.DecodeOpen(w.cfg.Machine.Name(), row.Stream, row.Open)
+	return h, err
 }
 
 // changedStates returns the rows of the states that this batch changed, sorted, as stores lock them in that order.

@@ -35,12 +35,14 @@ func (r *Record) Parks() int64 {
 // Touches reports whether a decision changes its stream's row.
 func (r *Record) Touches() bool { return len(r.Decided.Events) > 0 || r.Parks() != 0 || r.Opens() }
 
-// Opens reports whether a decision may change what its stream waits for.
+// Opens reports whether a decision may change what its stream waits for. A dead reply, timer or result leaves it waiting:
+// nobody has heard of it.
 func (r *Record) Opens() bool {
 	d := &r.Decided
 	switch r.Cause.Kind {
 	case deja.KindReply, deja.KindTimer, deja.KindResult:
-		if d.Status != deja.Conflicted && d.Status != deja.Parked {
+		skipped := d.Status == deja.DeadLetter && d.Reason.Code == deja.CodeSkipped
+		if d.Status == deja.Applied || d.Status == deja.Rejected || d.Status == deja.Ignored || skipped {
 			return true
 		}
 	default:

@@ -73,7 +73,7 @@ func fullRecord() *Record {
 			Events: []deja.Envelope{event("1", 4), event("2", 5)},
 			Commands: []deja.Envelope{own(deja.Envelope{
 				ID: deja.DeriveID("c", "1"), Kind: deja.KindCommand, Type: "ledger.post", Payload: []byte(`{}`),
-				Stream: deja.Stream{Tenant: "acme", Aggregate: "ledger", Key: "t1"},
+				Stream: deja.Stream{Tenant: "acme", Aggregate: "ledger", Key: "t1"}, Sender: stream,
 			})},
 			Timers: []deja.Timer{{Name: "time-out", Due: at.Add(time.Hour), Command: own(deja.Envelope{
 				ID: deja.DeriveID("t", "9"), Kind: deja.KindCommand, Type: "account.expire", Stream: stream, Payload: []byte(`{}`),
