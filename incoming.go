@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -232,40 +233,46 @@ func (m *Machine) Derive(s Stream, cause ID, what string) ID {
 	return derivedID(m.name, s, cause, reservedPrefix+what, 0)
 }
 
-// Foreign returns the aggregates of other services that this one sends commands to, with the replies heard, and those that it
-// hears the events of.
-func (m *Machine) Foreign() (sends, hears []string) {
-	for _, name := range m.Aggregates() {
-		for key := range m.tables[name].rows {
+// Counterparts returns the aggregates, of this service and of others, that it sends commands to, those whose replies it hears,
+// and those whose events it hears; each sorted.
+func (m *Machine) Counterparts() (sends, replies, events []string) {
+	for _, t := range m.tables {
+		for key := range t.rows {
 			to, err := aggregateOf(key.wire)
-			if _, own := m.tables[to]; own || err != nil {
+			if err != nil {
 				continue
 			}
 			switch key.kind {
-			case rowReply, rowForget:
+			case rowReply:
+				sends, replies = append(sends, to), append(replies, to)
+			case rowForget:
 				sends = append(sends, to)
 			case rowReact:
-				hears = append(hears, to)
+				events = append(events, to)
 			default:
 			}
 		}
 	}
-	slices.Sort(sends)
-	slices.Sort(hears)
-	return slices.Compact(sends), slices.Compact(hears)
+	return distinct(sends), distinct(replies), distinct(events)
 }
 
-// CheckPeers returns an error naming every row whose messages would go to or come from nobody: services are who owns the
-// aggregates of other services.
-func (m *Machine) CheckPeers(services map[string]string) error {
+func distinct(names []string) []string {
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// CheckPeers returns an error naming every aggregate that messages would go to, or come from, and that is nobody's: peers are
+// the services that own the aggregates of other services.
+func (m *Machine) CheckPeers(peers map[string]string) error {
 	var faults []error
-	sends, hears := m.Foreign()
-	for _, agg := range slices.Compact(slices.Sorted(slices.Values(slices.Concat(sends, hears)))) {
-		if services[agg] == "" {
-			faults = append(faults, fmt.Errorf("aggregate %s is none of service %s; say in Peers which service owns it", agg, m.name))
+	sends, _, events := m.Counterparts()
+	for _, agg := range distinct(slices.Concat(sends, events)) {
+		if _, own := m.tables[agg]; !own && peers[agg] == "" {
+			faults = append(faults, fmt.Errorf("aggregate %s is none of service %s, which has rows for it; say in Peers which service owns it", agg, m.name))
 		}
 	}
-	for agg, service := range services {
+	for _, agg := range slices.Sorted(maps.Keys(peers)) {
+		service := peers[agg]
 		if _, own := m.tables[agg]; own && service != m.name {
 			faults = append(faults, fmt.Errorf("peers: aggregate %s is service %s's own, not %s's", agg, m.name, service))
 		}
@@ -286,6 +293,5 @@ func (m *Machine) Effects() []string {
 			}
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return distinct(names)
 }

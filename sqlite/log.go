@@ -24,6 +24,7 @@ func newLog(db *DB) *log { return &log{db: db, closed: make(chan struct{})} }
 var (
 	_ driver.Log      = (*log)(nil)
 	_ driver.Importer = (*log)(nil)
+	_ driver.Cursors  = (*log)(nil)
 )
 
 const (
