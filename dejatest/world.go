@@ -64,7 +64,7 @@ func newWorld(tb testing.TB, before func(driver.Store) driver.Store, services ..
 	}
 	m, err := deja.Compile(services[0])
 	if err == nil {
-		err = m.Undeliverable()
+		err = m.CheckPeers(nil)
 	}
 	if err != nil {
 		tb.Fatalf("%v", err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/step"
 )
 
 // faults are what keeps the work beside the partitions from going on, by the name of the work.
@@ -67,8 +68,18 @@ func (e *Engine) keep(ctx context.Context, name string, do func(ctx context.Cont
 // beside starts what goes on beside a partition while this process handles it, and returns when ctx has ended and all
 // of it too. Two processes that do it at once, while a partition changes hands, do no harm: each sends in order from a
 // cursor that is never ahead of what was acknowledged, and what comes twice has the same id.
-func (p *partition) beside(ctx context.Context) {
+func (p *partition) beside(ctx context.Context, w *step.Worker) {
 	var all sync.WaitGroup
+	for _, to := range p.e.talks.targets {
+		all.Go(func() { p.carryOwn(ctx, follower{p: p, w: w}, to) })
+	}
+	for _, from := range p.e.talks.sources {
+		all.Go(func() { p.carryFrom(ctx, from) })
+	}
+	all.Go(func() { p.wheel(ctx, w) })
+	if len(p.e.performers) > 0 {
+		all.Go(func() { p.perform(ctx, w) })
+	}
 	if p.e.cfg.Publish != "" {
 		all.Go(func() { p.publish(ctx) })
 	}

@@ -32,45 +32,53 @@ func (c *client) Do(ctx context.Context, r deja.Request) (deja.Outcome, error) {
 	if err != nil {
 		return deja.Outcome{}, invalid(err)
 	}
-	return c.do(ctx, env)
+	if r.Until.IsZero() {
+		return c.do(ctx, env)
+	}
+	return c.doUntil(ctx, env, r.Until)
 }
 
 func invalid(err error) error { return fmt.Errorf("%w: %w", deja.ErrInvalid, err) }
 
 // do sends a message and waits for its decision in the journal: whoever makes it, this process or another.
 func (c *client) do(ctx context.Context, env *deja.Envelope) (deja.Outcome, error) {
+	a, err := c.ask(ctx, env)
+	if err != nil {
+		return deja.Outcome{ID: env.ID}, err
+	}
+	return a.Outcome()
+}
+
+// ask sends a message and waits for the decision that answers it.
+func (c *client) ask(ctx context.Context, env *deja.Envelope) (request.Answer, error) {
 	m, err := c.outgoing(env)
 	if err != nil {
-		return deja.Outcome{}, invalid(err)
+		return request.Answer{}, invalid(err)
 	}
 	p, err := c.partition(ctx, env.Stream)
 	if err != nil {
-		return deja.Outcome{}, err
+		return request.Answer{}, err
 	}
 	// First it waits, and then it looks and sends: what is not in the ledger yet will be told.
 	w, err := p.tail.wait(ctx, m.key)
 	if err != nil {
-		return deja.Outcome{}, cmp.Or(p.haltedBy(), err)
+		return request.Answer{}, cmp.Or(p.haltedBy(), err)
 	}
 	defer p.tail.leave(w)
 	// The first outcome of a known message is the answer, whatever else waits to be handled. The delivery is
 	// recorded all the same.
 	first, known, err := c.known(ctx, m)
 	if err != nil {
-		return deja.Outcome{}, err
+		return request.Answer{}, err
 	}
 	at, err := c.append(ctx, []outgoing{m})
 	if known {
-		return first.Outcome()
+		return first, nil
 	}
 	if err != nil {
-		return deja.Outcome{}, err
+		return request.Answer{}, err
 	}
-	a, err := c.answer(ctx, p, w, m, at[0])
-	if err != nil {
-		return deja.Outcome{ID: env.ID}, err
-	}
-	return a.Outcome()
+	return c.answer(ctx, p, w, m, at[0])
 }
 
 // lookAgain is how often one that waits asks the ledger: were its message a duplicate of one that the ledger did not

@@ -37,6 +37,13 @@ type Config struct {
 	// log must keep [driver.Cursors], and have the topic.
 	Publish string
 
+	// Effects are those who perform the effects that the service's aggregates ask for: one for each type.
+	Effects []deja.Performer
+
+	// Peers says which services own the aggregates of other services that this one sends commands to or hears events of, by
+	// aggregate. They run on the same log.
+	Peers map[string]string
+
 	// Consume says which foreign topics are read into the inbox.
 	Consume []Consume
 }
@@ -54,9 +61,13 @@ type Engine struct {
 	running atomic.Bool
 	faults  faults
 
+	talks      topology
+	performers map[string]*performer // by the effect's wire name
+
 	mu     sync.Mutex
-	made   []*partition // at first use, as the log says how many there are
-	member deja.ID      // of the present or last Run
+	made   []*partition   // at first use, as the log says how many there are
+	member deja.ID        // of the present or last Run
+	limits map[string]int // of the inboxes that messages are sent to, by service
 }
 
 // New checks a service and returns an engine for it, which does nothing before Run. The error joins all that is
@@ -64,7 +75,7 @@ type Engine struct {
 func New(cfg Config) (*Engine, error) {
 	m, err := deja.Compile(cfg.Service)
 	if err == nil {
-		err = m.Undeliverable()
+		err = errors.Join(m.CheckPeers(cfg.Peers), checkEffects(m, cfg.Effects))
 	}
 	if err = errors.Join(err, cfg.check()); err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
@@ -72,7 +83,12 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Engine{cfg: cfg, machine: m, log: cfg.Log, store: cfg.Store, logger: cfg.Logger.With("service", m.Name())}, nil
+	e := &Engine{cfg: cfg, machine: m, log: cfg.Log, store: cfg.Store, logger: cfg.Logger.With("service", m.Name())}
+	e.talks, e.performers = newTopology(m, cfg.Peers), newPerformers(cfg.Effects)
+	if _, ok := e.log.(driver.Cursors); !ok && len(e.talks.targets)+len(e.talks.sources) > 0 {
+		return nil, fmt.Errorf("engine: service %s sends commands or hears events, and this log keeps no cursors, which routing needs", m.Name())
+	}
+	return e, nil
 }
 
 // check returns all that is wrong with a configuration but for its service.
@@ -130,6 +146,11 @@ func (e *Engine) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer e.running.Store(false)
+	for _, name := range e.machine.Effects() {
+		if e.performers[name] == nil {
+			return fmt.Errorf("engine: effect %s has no performer in Effects", name)
+		}
+	}
 	ps, err := e.partitions(ctx)
 	for wait := firstPause; err != nil; wait = min(2*wait, longestPause) {
 		if err = step.Halt(err); ctx.Err() != nil || errors.Is(err, driver.ErrNotFound) || errors.Is(err, deja.ErrHalted) {
@@ -139,6 +160,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		sleep(ctx, wait)
 		ps, err = e.partitions(ctx)
 	}
+	e.learnLimits(ctx)
 	id := deja.NewID()
 	e.mu.Lock()
 	e.member = id
@@ -174,7 +196,7 @@ func (e *Engine) Encode(rs ...deja.Request) (topic string, recs []driver.Record,
 func (e *Engine) worker(ctx context.Context, partition int32, member deja.ID) (*step.Worker, error) {
 	return step.New(ctx, step.Config{
 		Machine: e.machine, Log: e.log, Store: e.store, Partition: partition, Build: Build(), NewNonce: newNonce,
-		Owner: member, TTL: ttl,
+		Owner: member, TTL: ttl, Limit: e.limit, Recent: len(e.talks.targets)+len(e.performers) > 0,
 	})
 }
 

@@ -17,7 +17,11 @@ type Health struct {
 	Service    string            `json:"service"`
 	Member     deja.ID           `json:"member"` // this process, in its present or last Run
 	Partitions []PartitionHealth `json:"partitions"`
-	Faults     []string          `json:"faults,omitempty"` // of what goes on beside the partitions: publishing, consuming, the outbox
+	Faults     []string          `json:"faults,omitempty"` // of what goes on beside the partitions: publishing, consuming, the outbox, routes, timers, effects
+
+	// Unknown are effects of which a person must say what became of them, as far as this process performs them: see
+	// [Engine.Resolve].
+	Unknown []UnknownEffect `json:"unknown,omitempty"`
 }
 
 // OK reports whether nothing needs an operator.
@@ -27,7 +31,7 @@ func (h Health) OK() bool {
 			return false
 		}
 	}
-	return len(h.Faults) == 0
+	return len(h.Faults) == 0 && len(h.Unknown) == 0
 }
 
 // PartitionHealth is how a partition stands.
@@ -117,6 +121,7 @@ func (p *partition) moved(w *step.Worker) {
 		p.status.moved, p.status.err = time.Now(), nil
 	}
 	p.status.position, p.status.n, p.status.logged = at.Position, at.N, released
+	p.tellNews()
 }
 
 // arrived notes that there is something to do from an offset on: if nothing else was, a stand-still begins only now.
@@ -155,6 +160,7 @@ func (e *Engine) Health(ctx context.Context) (Health, error) {
 			return h, err
 		}
 		h.Partitions = append(h.Partitions, ph)
+		h.Unknown = append(h.Unknown, p.unknownEffects()...)
 	}
 	return h, nil
 }

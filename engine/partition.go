@@ -53,8 +53,10 @@ type partition struct {
 	lease  holding                 // that it is being handled under
 	fence  context.CancelCauseFunc // ends that
 
-	haltedEpoch int64         // of the lease under which it halted; 0 if there was none
-	taken       chan struct{} // closed once the partition was taken over in this run, or is another's, or the run has ended
+	fresh       chan struct{}             // closed at the next commit or release; nil while nobody waits
+	unknown     map[deja.ID]UnknownEffect // open effects that must not be tried any more, and of which nobody can tell what became of them
+	haltedEpoch int64                     // of the lease under which it halted; 0 if there was none
+	taken       chan struct{}             // closed once the partition was taken over in this run, or is another's, or the run has ended
 }
 
 func newPartition(e *Engine, number int32) *partition {
@@ -170,7 +172,7 @@ func (p *partition) work(stop context.Context, w *step.Worker) error {
 	defer others.Wait()
 	beside, end := context.WithCancel(stop)
 	defer end()
-	others.Go(func() { p.beside(beside) })
+	others.Go(func() { p.beside(beside, w) })
 	return newPipeline(stop, ctx, p, w, cancel).run()
 }
 

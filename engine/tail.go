@@ -19,8 +19,9 @@ type tail struct {
 
 	mu      sync.Mutex
 	waiting map[deja.ID][]*waiter // by ledger key
-	reading *reading              // nil while nobody reads
-	idle    *time.Timer           // ends the reading
+	watched map[deja.Stream][]*watcher
+	reading *reading    // nil while nobody reads
+	idle    *time.Timer // ends the reading
 }
 
 // reading is one time of reading, from its begin to its end. What it still reads after that is told to nobody.
@@ -188,10 +189,69 @@ func (t *tail) tell(r *reading, entries []journal.Entry) {
 	name := t.p.e.machine.Name()
 	for i := range entries {
 		r.seen = entries[i].N
+		for _, w := range t.watched[entries[i].Cause.Stream] {
+			w.see(entries[i].Record)
+		}
 		for _, w := range t.waiting[wire.LedgerKey(name, &entries[i].Cause)] {
 			w.records = append(w.records, entries[i].Record)
 			w.wake()
 		}
+	}
+}
+
+// watcher is told of the first events of certain types that a stream records.
+type watcher struct {
+	stream deja.Stream
+	types  []string
+	told   chan struct{} // has room for one: there is something new
+
+	seen []*wire.Record // decisions with such events; guarded by the tail's lock
+}
+
+// maxSeen bounds what a watcher is told: more than the decisions between the reading's begin and the command's own.
+const maxSeen = 1000
+
+// see tells the watcher of a decision. The tail's lock is held.
+func (w *watcher) see(r *wire.Record) {
+	if reached(r, w.types) == nil || len(w.seen) >= maxSeen {
+		return
+	}
+	w.seen = append(w.seen, r)
+	select {
+	case w.told <- struct{}{}:
+	default:
+	}
+}
+
+// reached returns the first event of a decision that is of one of the types; nil if there is none.
+func reached(r *wire.Record, types []string) *deja.Envelope {
+	for i := range r.Decided.Events {
+		if e := &r.Decided.Events[i]; slices.Contains(types, e.Type) {
+			return e
+		}
+	}
+	return nil
+}
+
+// watch registers a watcher. It is told while somebody waits, which is to begin after it.
+func (t *tail) watch(s deja.Stream, types []string) *watcher {
+	w := &watcher{stream: s, types: types, told: make(chan struct{}, 1)}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.watched == nil {
+		t.watched = map[deja.Stream][]*watcher{}
+	}
+	t.watched[s] = append(t.watched[s], w)
+	return w
+}
+
+// unwatch ends a watch.
+func (t *tail) unwatch(w *watcher) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rest := slices.DeleteFunc(t.watched[w.stream], func(other *watcher) bool { return other == w })
+	if t.watched[w.stream] = rest; len(rest) == 0 {
+		delete(t.watched, w.stream)
 	}
 }
 

@@ -549,6 +549,11 @@ func (w *Worker) commit(ctx context.Context, b *Batch) error {
 	if !b.out.Logged && w.cfg.Recent {
 		w.recent.add(b)
 	}
+	for _, s := range b.settled {
+		if s.Record != nil {
+			w.timers += int64(len(s.Record.Decided.Timers))
+		}
+	}
 	if w.joint {
 		w.released = b.to.N
 		return nil

@@ -92,6 +92,7 @@ type Worker struct {
 	progress driver.Progress    // as it was committed
 	released int64              // every decision up to it is logged
 	recent   recentDecisions    // committed
+	timers   int64              // how many were scheduled by decisions that are committed, adopted ones apart
 	fresh    freshRecords       // committed and not yet relayed, as far as they are kept in memory
 	chains   map[int64][32]byte // of the decisions made and not yet released
 }
@@ -146,6 +147,13 @@ func (w *Worker) Released() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.released
+}
+
+// Timers returns how many timers the decisions since the worker was made have scheduled. It may be called at any time.
+func (w *Worker) Timers() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.timers
 }
 
 // Lease returns the lease of the last take-over.

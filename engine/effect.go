@@ -1,0 +1,454 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/request"
+	"github.com/dejalog/deja/internal/route"
+	"github.com/dejalog/deja/internal/step"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+const (
+	maxPerforming = 4096                   // effects of one type that a partition has in memory; the rest stay in the store
+	firstRetry    = 100 * time.Millisecond // then twice as long each time
+	longestRetry  = time.Minute
+	tripAfter     = 5 // failures in a row after which a provider is left alone but for one try at a time
+	longestTrip   = 30 * time.Second
+	lookForRoom   = 250 * time.Millisecond
+)
+
+// performer performs the effects of one type in this process, for all partitions.
+type performer struct {
+	deja.Performer
+	slots   chan struct{}
+	breaker breaker
+}
+
+func newPerformers(ps []deja.Performer) map[string]*performer {
+	m := map[string]*performer{}
+	for _, p := range ps {
+		m[p.EffectType()] = &performer{Performer: p, slots: make(chan struct{}, p.Concurrency())}
+	}
+	return m
+}
+
+// checkEffects returns what is wrong with the performers of a service's effects. That there is one for each is only asked of an
+// engine that runs: tools perform none.
+func checkEffects(m *deja.Machine, ps []deja.Performer) error {
+	var errs []error
+	asked := m.Effects()
+	seen := map[string]bool{}
+	for i := range ps {
+		name := ps[i].EffectType()
+		switch {
+		case !ps[i].Valid():
+			errs = append(errs, fmt.Errorf("effect %q: its performer has no function", name))
+		case seen[name]:
+			errs = append(errs, fmt.Errorf("effect %s: there are two performers", name))
+		case !slices.Contains(asked, name):
+			errs = append(errs, fmt.Errorf("effect %s: no aggregate asks for it (there is no OnFailed row)", name))
+		}
+		seen[name] = true
+	}
+	return errors.Join(errs...)
+}
+
+// breaker keeps calls from a provider that fails at each.
+type breaker struct {
+	mu       sync.Mutex
+	failures int // in a row
+	until    time.Time
+	probing  bool
+}
+
+// enter waits until a call may be made.
+func (b *breaker) enter(ctx context.Context) error {
+	for {
+		b.mu.Lock()
+		wait := time.Until(b.until)
+		if b.failures < tripAfter || wait <= 0 && !b.probing {
+			b.probing = b.failures >= tripAfter
+			b.mu.Unlock()
+			return nil
+		}
+		b.mu.Unlock()
+		if sleep(ctx, max(wait, lookForRoom)); ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// left notes how a call went, and returns how many have failed in a row.
+func (b *breaker) left(failed bool) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.probing = false
+	if !failed {
+		b.failures = 0
+		return 0
+	}
+	b.failures++
+	pause := min(firstRetry<<min(b.failures, 20), longestTrip)
+	b.until = time.Now().Add(pause/2 + rand.N(pause/2))
+	return b.failures
+}
+
+// An UnknownEffect is open, was perhaps performed, and must not be tried any more: the provider may have forgotten its key.
+type UnknownEffect struct {
+	ID     deja.ID     `json:"id"`
+	Type   string      `json:"type"`
+	Stream deja.Stream `json:"stream"`
+	Asked  time.Time   `json:"asked"`
+}
+
+// effects performs a partition's effects: those that are open when it is taken over, and those of each decision that is
+// released from then on. One is open until its result was decided.
+type effects struct {
+	p *partition
+	w *step.Worker
+
+	mu       sync.Mutex
+	known    map[deja.ID]string // effects that are being performed, or have a result that is not decided yet; their types
+	count    map[string]int     // of those that are being performed, by type
+	overflow map[string]bool    // types of which some were left in the store
+	all      sync.WaitGroup
+}
+
+// perform performs the partition's effects until ctx ends.
+func (p *partition) perform(ctx context.Context, w *step.Worker) {
+	p.e.keep(ctx, fmt.Sprintf("effects of partition %d", p.number), func(ctx context.Context, well func()) error {
+		x := &effects{p: p, w: w, known: map[deja.ID]string{}, count: map[string]int{}, overflow: map[string]bool{}}
+		ctx, cancel := context.WithCancel(ctx)
+		defer x.all.Wait()
+		defer cancel()
+		return x.run(ctx, well)
+	})
+}
+
+func (x *effects) run(ctx context.Context, well func()) error {
+	if err := x.answered(ctx); err != nil {
+		return err
+	}
+	f := follower{p: x.p, w: x.w, at: x.w.Released()}
+	x.p.forgetUnknown(nil)
+	if err := x.open(ctx, nil); err != nil {
+		return err
+	}
+	well()
+	for {
+		waiting, cancel := x.waiting(ctx)
+		recs, err := f.next(waiting)
+		cancel()
+		switch {
+		case err == nil:
+			x.take(ctx, recs)
+			well()
+		case !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
+			return err
+		}
+		if types := x.room(); len(types) > 0 {
+			if err := x.open(ctx, types); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// answered waits until what is in the inbox now is handled: there may be results in it.
+func (x *effects) answered(ctx context.Context) error {
+	_, end, err := x.p.e.log.Bounds(ctx, wire.Inbox(x.p.e.machine.Name()), x.p.number)
+	for err == nil && x.w.Progress().Position < end {
+		news := x.p.news()
+		if x.w.Progress().Position >= end {
+			break
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return err
+}
+
+// open begins to perform what is open in the store and not known, of some types or, with none, of all.
+func (x *effects) open(ctx context.Context, types map[string]bool) error {
+	e := x.p.e
+	var after deja.Stream
+	for {
+		rows, err := e.store.Open(ctx, x.p.number, after, batchSize)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		for _, row := range rows {
+			open, err := wire.DecodeOpen(e.machine.Name(), row.Stream, row.Open)
+			if err != nil {
+				return err
+			}
+			if len(open.Effects) == 0 {
+				continue
+			}
+			if err := x.released(ctx, row.N); err != nil {
+				return err
+			}
+			for i := range open.Effects {
+				if types == nil || types[open.Effects[i].Type] {
+					x.begin(ctx, open.Effects[i])
+				}
+			}
+		}
+		after = rows[len(rows)-1].Stream
+	}
+}
+
+// released waits until a decision is logged.
+func (x *effects) released(ctx context.Context, n int64) error {
+	for x.w.Released() < n {
+		news := x.p.news()
+		if x.w.Released() >= n {
+			break
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// take begins what decisions ask for, and ends what they have heard the result of.
+func (x *effects) take(ctx context.Context, recs []*wire.Record) {
+	for _, rec := range recs {
+		if rec.Cause.Kind == deja.KindResult && rec.Opens() {
+			x.mu.Lock()
+			delete(x.known, rec.Cause.CausationID)
+			x.mu.Unlock()
+			x.p.forgetUnknown(&rec.Cause.CausationID)
+		}
+		for i := range rec.Decided.Effects {
+			x.begin(ctx, wire.Effect{Envelope: rec.Decided.Effects[i], Asked: rec.Time})
+		}
+	}
+}
+
+// begin begins to perform an effect, unless that was begun already or there is no room for it.
+func (x *effects) begin(ctx context.Context, e wire.Effect) {
+	p := x.p.e.performers[e.Type]
+	if p == nil {
+		return // another build's; a process that has its performer performs it
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if _, ok := x.known[e.ID]; ok {
+		return
+	}
+	if x.count[e.Type] >= maxPerforming {
+		x.overflow[e.Type] = true
+		return
+	}
+	x.known[e.ID] = e.Type
+	x.count[e.Type]++
+	x.all.Go(func() {
+		defer func() {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			x.count[e.Type]--
+		}()
+		x.p.performOne(ctx, p, &e)
+	})
+}
+
+// waiting bounds a wait for decisions while effects were left in the store.
+func (x *effects) waiting(ctx context.Context) (context.Context, context.CancelFunc) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.overflow) == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, lookForRoom)
+}
+
+// room returns the types of which effects were left in the store, and for which there is room now.
+func (x *effects) room() map[string]bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var types map[string]bool
+	for name := range x.overflow {
+		if x.count[name] <= maxPerforming/2 {
+			delete(x.overflow, name)
+			if types == nil {
+				types = map[string]bool{}
+			}
+			types[name] = true
+		}
+	}
+	return types
+}
+
+// performOne performs an effect, as often as it takes, and sends its result.
+func (p *partition) performOne(ctx context.Context, pf *performer, e *wire.Effect) {
+	result, known := p.outcome(ctx, pf, e)
+	if !known {
+		if ctx.Err() == nil {
+			p.noteUnknown(e)
+			p.logger.ErrorContext(ctx, "nobody can tell what became of an effect: a person must say it", "effect", e.ID, "type", e.Type, "key", e.Stream.String())
+		}
+		return
+	}
+	m, err := result.Message(p.e.machine, e)
+	name := "results of " + e.Type
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		if err == nil {
+			if err = p.e.appendPlaced(ctx, wire.Inbox(p.e.machine.Name()), []driver.Record{inboxRecord(&m, 1)}); err == nil {
+				p.e.faults.set(name, nil)
+				return
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		p.e.faults.set(name, fmt.Errorf("effect %s: %w", e.ID, err))
+		sleep(ctx, pause)
+		m, err = result.Message(p.e.machine, e)
+	}
+}
+
+// outcome tries an effect until it is known what became of it, and returns false if nobody can tell.
+func (p *partition) outcome(ctx context.Context, pf *performer, e *wire.Effect) (route.Result, bool) {
+	name := "effect " + e.Type
+	for pause := firstRetry; ; pause = min(2*pause, longestRetry) {
+		call := pf.Do
+		if time.Since(e.Asked) > pf.Window() {
+			if !pf.Inquires() {
+				return route.Result{}, false
+			}
+			call = pf.Inquire
+		}
+		cmd, err := p.try(ctx, pf, e, call)
+		var refused *deja.Rejection
+		switch {
+		case err == nil:
+			p.e.faults.set(name, nil)
+			return route.Result{Command: cmd}, true
+		case errors.As(err, &refused) && refused != nil:
+			p.e.faults.set(name, nil)
+			return route.Result{Rejection: refused}, true
+		case ctx.Err() != nil:
+			return route.Result{}, false
+		}
+		if n := pf.breaker.left(true); n >= tripAfter {
+			p.e.faults.set(name, fmt.Errorf("%d tries in a row have failed: %w", n, err))
+		}
+		p.logger.DebugContext(ctx, "an effect failed; trying again with the same key", "effect", e.ID, "type", e.Type, "error", err)
+		if sleep(ctx, pause/2+rand.N(pause/2)); ctx.Err() != nil {
+			return route.Result{}, false
+		}
+	}
+}
+
+// try calls a provider once, when there is room for it.
+func (p *partition) try(ctx context.Context, pf *performer, e *wire.Effect, call func(context.Context, deja.Codec, deja.ID, []byte) (deja.Command, error)) (deja.Command, error) {
+	select {
+	case pf.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-pf.slots }()
+	if err := pf.breaker.enter(ctx); err != nil {
+		return nil, err
+	}
+	cmd, err := call(ctx, p.e.machine.Codec(), e.ID, e.Payload)
+	var refused *deja.Rejection
+	if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
+		pf.breaker.left(false)
+	}
+	return cmd, err
+}
+
+func (p *partition) noteUnknown(e *wire.Effect) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unknown == nil {
+		p.unknown = map[deja.ID]UnknownEffect{}
+	}
+	p.unknown[e.ID] = UnknownEffect{ID: e.ID, Type: e.Type, Stream: e.Stream, Asked: e.Asked}
+}
+
+// forgetUnknown forgets an effect whose result is known, or all.
+func (p *partition) forgetUnknown(id *deja.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if id == nil {
+		p.unknown = nil
+		return
+	}
+	delete(p.unknown, *id)
+}
+
+// unknownEffects returns some of those that a person must decide, the oldest first.
+func (p *partition) unknownEffects() []UnknownEffect {
+	const most = 100
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var us []UnknownEffect
+	for _, u := range p.unknown {
+		us = append(us, u)
+	}
+	slices.SortFunc(us, func(a, b UnknownEffect) int { return a.Asked.Compare(b.Asked) })
+	return us[:min(most, len(us))]
+}
+
+// A Resolution is what a person says of an effect's outcome, having asked the provider by other means.
+type Resolution struct {
+	Stream    deja.Stream // whose effect it is
+	Effect    deja.ID
+	Answer    deja.Command    // the answer to the instance that asked; or nil
+	Rejection *deja.Rejection // why it is given up; nil: it was performed
+	Actor     string          // who says it, for the record
+	Reason    string          // how it is known, for the record
+}
+
+// Resolve gives an open effect its result by hand, and waits until it is decided. The error wraps [deja.ErrInvalid] if no
+// such effect is open. Like any result it is a message of the inbox, and the first result counts: where the service has
+// one at the same moment, the error is a *[deja.Conflict].
+func (e *Engine) Resolve(ctx context.Context, r Resolution) error {
+	rows, err := e.store.Load(ctx, []deja.Stream{r.Stream})
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		open, err := wire.DecodeOpen(e.machine.Name(), row.Stream, row.Open)
+		if err != nil {
+			return err
+		}
+		for i := range open.Effects {
+			if open.Effects[i].ID == r.Effect {
+				return e.resolve(ctx, r, &open.Effects[i])
+			}
+		}
+	}
+	return fmt.Errorf("%w: no effect %s of %s is open", deja.ErrInvalid, r.Effect, r.Stream)
+}
+
+func (e *Engine) resolve(ctx context.Context, r Resolution, ef *wire.Effect) error {
+	m, err := route.Result{Command: r.Answer, Rejection: r.Rejection, Actor: r.Actor, Reason: r.Reason}.Message(e.machine, ef)
+	if err != nil {
+		return err
+	}
+	env, err := request.Complete(e.machine, &m)
+	if err != nil {
+		return invalid(err)
+	}
+	_, err = (&client{e}).do(ctx, env)
+	return err
+}

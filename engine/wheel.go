@@ -1,0 +1,227 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/route"
+	"github.com/dejalog/deja/internal/step"
+	"github.com/dejalog/deja/internal/wire"
+)
+
+// wheelEvery is how often the wheel looks for timers that are due.
+const wheelEvery = 100 * time.Millisecond
+
+// wheel has a partition's timers fire: each becomes a message of the inbox, when its time has come by the input's
+// watermark. That is the time up to which all that was in the journals of those it hears, and all in the inbox, is
+// handled: what a backlog answers does not time out.
+type wheel struct {
+	p     *partition
+	w     *step.Worker
+	fired map[deja.ID]int64 // timers whose messages were appended, and the offset behind each
+
+	looked int64     // how many timers had been scheduled when the store was asked for the earliest
+	next   time.Time // when that one is due; zero if there was none
+
+	mark  time.Time        // the watermark
+	asked time.Time        // when the ends below were asked for; zero if they are reached
+	heard map[source]int64 // the ends of other services' journals then; those that are carried are gone
+	end   int64            // of the inbox, once all of these are carried; -1 before
+}
+
+// source is a partition of another service's journal.
+type source struct {
+	service   string
+	partition int32
+}
+
+func (p *partition) wheel(ctx context.Context, w *step.Worker) {
+	p.e.keep(ctx, fmt.Sprintf("timers of partition %d", p.number), func(ctx context.Context, well func()) error {
+		wh := wheel{p: p, w: w, fired: map[deja.ID]int64{}, looked: -1}
+		tick := time.NewTicker(wheelEvery)
+		defer tick.Stop()
+		for {
+			if err := wh.turn(ctx); err != nil {
+				return err
+			}
+			well()
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+}
+
+// forever is after every time that a timer may be due at.
+var forever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+
+// turn has those timers fire that are due.
+func (wh *wheel) turn(ctx context.Context) error {
+	if scheduled := wh.w.Timers(); scheduled != wh.looked {
+		first, err := wh.p.e.store.Due(ctx, wh.p.number, forever, driver.State{}, 1)
+		if err != nil {
+			return err
+		}
+		if wh.looked, wh.next = scheduled, (time.Time{}); len(first) > 0 {
+			wh.next = first[0].Due
+		}
+	}
+	if wh.next.IsZero() || time.Now().Before(wh.next) {
+		return nil
+	}
+	wh.looked = -1 // it may be gone by the next time
+	if err := wh.watch(ctx); err != nil {
+		return err
+	}
+	handled, released := wh.w.Progress().Position, wh.w.Released()
+	for id, behind := range wh.fired {
+		if behind <= handled {
+			delete(wh.fired, id)
+		}
+	}
+	var after driver.State
+	for {
+		rows, err := wh.p.e.store.Due(ctx, wh.p.number, wh.mark, after, batchSize)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		if err := wh.fire(ctx, rows, released); err != nil {
+			return err
+		}
+		after = rows[len(rows)-1]
+	}
+}
+
+// fire appends the messages of the timers in rows that are due. A row whose last decision is not logged yet waits.
+func (wh *wheel) fire(ctx context.Context, rows []driver.State, released int64) error {
+	e := wh.p.e
+	ps, err := e.partitions(ctx)
+	if err != nil {
+		return err
+	}
+	var recs []driver.Record
+	var ids []deja.ID
+	for _, row := range rows {
+		open, err := wire.DecodeOpen(e.machine.Name(), row.Stream, row.Open)
+		if err != nil {
+			return err
+		}
+		if row.N > released {
+			continue
+		}
+		for i := range open.Timers {
+			t := &open.Timers[i]
+			if _, fired := wh.fired[t.Command.ID]; fired || t.Due.After(wh.mark) {
+				continue
+			}
+			m := route.Fired(t)
+			recs, ids = append(recs, inboxRecord(&m, int32(len(ps)))), append(ids, m.ID)
+		}
+	}
+	if len(recs) == 0 {
+		return nil
+	}
+	at, err := e.log.Append(ctx, wire.Inbox(e.machine.Name()), recs)
+	if err != nil {
+		return fmt.Errorf("append timers to the inbox: %w", err)
+	}
+	for i, id := range ids {
+		wh.fired[id] = at[i].Offset + 1
+	}
+	return nil
+}
+
+// watch moves the watermark on. First what was in the others' journals at some time must have been carried into the inbox,
+// then what is in the inbox be handled; then that time is the watermark. While that goes on, or does not, it is at the
+// time of the last decision.
+func (wh *wheel) watch(ctx context.Context) error {
+	if at := wh.w.Progress().Time; at.After(wh.mark) {
+		wh.mark = at
+	}
+	if wh.asked.IsZero() {
+		if err := wh.ask(ctx); err != nil {
+			return err
+		}
+	}
+	e := wh.p.e
+	cursors, _ := e.log.(driver.Cursors)
+	for s, end := range wh.heard {
+		at, err := cursors.Cursor(ctx, e.machine.Name()+".route."+e.machine.Name(), wire.Journal(s.service), s.partition)
+		if err != nil {
+			return err
+		}
+		if at < end && time.Since(wh.asked) > uncounted {
+			if end, err = wh.counted(ctx, s, at, end); err != nil {
+				return err
+			}
+		}
+		if at >= end {
+			delete(wh.heard, s)
+		}
+	}
+	if len(wh.heard) > 0 {
+		return nil
+	}
+	if wh.end < 0 {
+		var err error
+		if _, wh.end, err = e.log.Bounds(ctx, wire.Inbox(e.machine.Name()), wh.p.number); err != nil {
+			return err
+		}
+	}
+	if wh.w.Progress().Position >= wh.end {
+		if wh.asked.After(wh.mark) {
+			wh.mark = wh.asked
+		}
+		wh.asked = time.Time{}
+	}
+	return nil
+}
+
+// uncounted is how long a cursor may stay behind a journal's end before it is looked at what is in between.
+const uncounted = 2 * time.Second
+
+// counted returns at where no decision lies between at, where a cursor is, and the end of a journal: a cursor is behind a
+// decision, and there may be copies and markers behind it.
+func (wh *wheel) counted(ctx context.Context, s source, at, end int64) (int64, error) {
+	mark, err := journal.MarkAt(ctx, wh.p.e.log, s.service, s.partition, at)
+	if err != nil {
+		return 0, err
+	}
+	entries, err := journal.NewReader(wh.p.e.log, s.service, s.partition, mark).Next(ctx, end, 1)
+	if err != nil || len(entries) > 0 {
+		return end, err
+	}
+	return at, nil
+}
+
+// ask asks how far the others' journals go now.
+func (wh *wheel) ask(ctx context.Context) error {
+	e := wh.p.e
+	asked := time.Now()
+	heard := map[source]int64{}
+	for _, s := range e.talks.sources {
+		t, err := e.log.Topic(ctx, wire.Journal(s))
+		if errors.Is(err, driver.ErrNotFound) {
+			continue // nothing was ever answered
+		}
+		if err != nil {
+			return err
+		}
+		for n := range t.Partitions {
+			_, end, err := e.log.Bounds(ctx, t.Name, n)
+			if err != nil {
+				return err
+			}
+			heard[source{s, n}] = end
+		}
+	}
+	wh.asked, wh.heard, wh.end = asked, heard, -1
+	return nil
+}
