@@ -151,7 +151,7 @@ func TestWorldsFail(t *testing.T) {
 		"no service":     {func(tb *recorder) { dejatest.NewWorld(tb) }, "got 0 services"},
 		"two services":   {func(tb *recorder) { dejatest.NewWorld(tb, service(aggregate()), service(aggregate())) }, "sagas"},
 		"a faulty table": {func(tb *recorder) { dejatest.NewWorld(tb, service(aggregate(deja.Handle(Account.Open)))) }, "there are two"},
-		"a saga":         {func(tb *recorder) { dejatest.NewWorld(tb, service(heirs())) }, "not delivered"},
+		"a saga":         {func(tb *recorder) { dejatest.NewWorld(tb, service(heirs())) }, "say in Peers"},
 		"refused": {func(tb *recorder) {
 			dejatest.NewWorld(tb, service(aggregate())).Must(deja.Request{Key: "1", Command: Deposit{1}})
 		}, "account.state: not open"},

@@ -17,6 +17,7 @@ import (
 	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/internal/fault"
 	"github.com/dejalog/deja/internal/memory"
+	"github.com/dejalog/deja/internal/remit"
 	"github.com/dejalog/deja/internal/till"
 	"github.com/dejalog/deja/sqlite"
 )
@@ -212,16 +213,20 @@ func TestNewReportsAllFaultsTogether(t *testing.T) {
 	}
 }
 
-// Nothing carries messages between services yet, so a table that counts on it is refused by name.
-func TestRowsThatNothingDeliversAreRefused(t *testing.T) {
+// Messages to and from aggregates that are nobody's would never come: a table that counts on them is refused by name, and so
+// are performers of nothing, and peers that are the service itself.
+func TestWhatWouldNeverComeIsRefused(t *testing.T) {
 	svc := &deja.Service{Name: "shop", Aggregates: []deja.AnyAggregate{deja.NewAggregate("till",
 		deja.Handle(func(till.Till, *deja.Decision, till.Put) error { return nil }),
 		deja.OnReply(func(till.Till, *deja.Decision, deja.Reply[foreign]) error { return nil }),
 		deja.React(func(till.Added) string { return "" }, func(till.Till, *deja.Decision, till.Added) error { return nil }),
 	)}}
 	log := memory.NewLog(memory.LogConfig{Partitions: 1, Now: time.Now})
-	_, err := engine.New(engine.Config{Service: svc, Log: log, Store: memory.NewStore()})
-	for _, want := range []string{"OnReply row for ledger.post", "React row for till.added"} {
+	_, err := engine.New(engine.Config{
+		Service: svc, Log: log, Store: memory.NewStore(), Peers: map[string]string{"till": "other"},
+		Effects: []deja.Performer{remit.Mailer(nil), remit.Mailer(nil)},
+	})
+	for _, want := range []string{"aggregate ledger is none of", "till is service shop's own", "receipt.mail: no aggregate asks", "two performers"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not speak of %s: %v", want, err)
 		}

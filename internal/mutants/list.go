@@ -275,7 +275,7 @@ var list = []Mutant{
 		Rule:    "A decision that the journal would never take is refused before it is committed.",
 		Package: "./internal/step",
 		Run:     "^TestADecisionTooLargeForTheJournalIsRefused$",
-		Edits:   []Edit{{"internal/step/handle.go", `	case len(raw) > b.w.journal.MaxRecord:`, `	case len(raw) > 1<<30:`}},
+		Edits:   []Edit{{"internal/step/handle.go", `limit := w.journal.MaxRecord; len(raw) > limit {`, `limit := w.journal.MaxRecord; len(raw) > limit<<10 {`}},
 	},
 	{
 		Name:    "committed-is-told",
