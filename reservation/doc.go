@@ -37,8 +37,8 @@
 // settled reservations are remembered beyond their end is the aggregate's parameter: at least as long as a service may
 // be down without a person having to look into the history for a late Cancel.
 //
-// A pool costs time and space in proportion to the reservations that it holds and remembers. Keep them to some
-// thousands: a thing that has more is better split into several pools.
+// A pool costs time with each message, and space, in proportion to the reservations that it holds and remembers: some
+// microseconds each. A thing that has more than some hundreds at a time is better split into several pools.
 //
 // [Holds] has these rules without the pool, for aggregates whose own state says what there is to be reserved, as the
 // balance of an account.
