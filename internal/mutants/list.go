@@ -413,4 +413,34 @@ var list = []Mutant{
 		Run:     "^TestAnIndexAnswersAsAFoldDoes$",
 		Edits:   []Edit{{"history/fill.go", `oldest.n > persisted || oldest == l`, `oldest == l`}},
 	},
+	{
+		Name:    "cancel-bars-nothing",
+		Rule:    "A reservation that is cancelled before it comes is refused when it comes.",
+		Package: "./reservation",
+		Run:     "^TestAnyOrderOfMessages$",
+		Edits: []Edit{{"reservation/holds.go", `	return d.Time().Before(until), nil
+}
+
+// MayExpire `, `	return false, nil
+}
+
+// MayExpire `}},
+	},
+	{
+		Name:    "forgotten-and-guessed",
+		Rule:    "What a pool has forgotten is answered as unknown: it may have been confirmed.",
+		Package: "./reservation",
+		Run:     "^TestAnyOrderOfMessages$",
+		Edits: []Edit{{"reservation/holds.go", `	if until.After(h.Forgotten) {
+		h.Forgotten = until
+	}
+`, ``}},
+	},
+	{
+		Name:    "release-bars-nothing",
+		Rule:    "A claim that is released before it comes is refused when it comes.",
+		Package: "./uniquename",
+		Run:     "^TestAnyOrderOfMessages$",
+		Edits:   []Edit{{"uniquename/name.go", `	n.Released[owner] = until // after`, `	// after`}},
+	},
 }
