@@ -73,7 +73,7 @@ var mayImport = map[string][]string{
 	"drivertest":  {"", "driver", "internal/fault"},
 	"dejatest": {
 		"", "driver", "internal/canon", "internal/fault", "internal/journal", "internal/memory", "internal/place",
-		"internal/request", "internal/step", "internal/wire",
+		"internal/request", "internal/route", "internal/step", "internal/wire",
 	},
 	"history/historytest": {"", "history"},
 
@@ -94,7 +94,7 @@ var mayImport = map[string][]string{
 	"internal/trail":   {"", "driver", "internal/filter"},
 	"internal/till":    {""},
 	"internal/remit":   {""},
-	"internal/route":   {"", "internal/body", "internal/wire"},
+	"internal/route":   {"", "driver", "internal/body", "internal/place", "internal/wire"},
 }
 
 // Imports point one way: cli, then replay and engine, then the steps, then driver, then the root.

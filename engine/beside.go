@@ -70,10 +70,10 @@ func (e *Engine) keep(ctx context.Context, name string, do func(ctx context.Cont
 // cursor that is never ahead of what was acknowledged, and what comes twice has the same id.
 func (p *partition) beside(ctx context.Context, w *step.Worker) {
 	var all sync.WaitGroup
-	for _, to := range p.e.talks.targets {
+	for _, to := range p.e.talks.Targets {
 		all.Go(func() { p.carryOwn(ctx, follower{p: p, w: w}, to) })
 	}
-	for _, from := range p.e.talks.sources {
+	for _, from := range p.e.talks.Sources {
 		all.Go(func() { p.carryFrom(ctx, from) })
 	}
 	all.Go(func() { p.wheel(ctx, w) })

@@ -1,20 +1,15 @@
 package engine
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/journal"
-	"github.com/dejalog/deja/internal/place"
 	"github.com/dejalog/deja/internal/route"
 	"github.com/dejalog/deja/internal/wire"
 )
@@ -27,38 +22,6 @@ import (
 // them; each is set now and then, and never ahead of what the inbox has acknowledged.
 const cursorEvery = 250 * time.Millisecond
 
-// topology is with whom a service exchanges messages.
-type topology struct {
-	targets []string // the services whose inboxes its own journal is carried into
-	sources []string // the other services whose journals are carried into its own inbox
-	routes  string   // names the events that its aggregates react to
-}
-
-func newTopology(m *deja.Machine, peers map[string]string) topology {
-	owners := func(aggregates []string) []string {
-		var services []string
-		for _, a := range aggregates {
-			services = append(services, cmp.Or(peers[a], m.Name()))
-		}
-		return services
-	}
-	sends, replies, events := m.Counterparts()
-	var t topology
-	t.targets = owners(sends)
-	if t.sources = owners(slices.Concat(replies, events)); slices.Contains(t.sources, m.Name()) {
-		t.targets = append(t.targets, m.Name())
-		t.sources = slices.DeleteFunc(t.sources, func(s string) bool { return s == m.Name() })
-	}
-	slices.Sort(t.targets)
-	slices.Sort(t.sources)
-	t.targets, t.sources = slices.Compact(t.targets), slices.Compact(t.sources)
-	if routes := m.Routes(); len(routes) > 0 {
-		sum := sha256.Sum256([]byte(strings.Join(routes, "\n")))
-		t.routes = fmt.Sprintf("%x", sum[:8])
-	}
-	return t
-}
-
 // limit returns how large a message to another service's aggregate may be; 0 if that is not known.
 func (e *Engine) limit(aggregate string) int {
 	e.mu.Lock()
@@ -68,7 +31,7 @@ func (e *Engine) limit(aggregate string) int {
 
 // learnLimits asks for the limits of the inboxes that messages are sent to.
 func (e *Engine) learnLimits(ctx context.Context) {
-	for _, s := range e.talks.targets {
+	for _, s := range e.talks.Targets {
 		t, err := e.log.Topic(ctx, wire.Inbox(s))
 		if err != nil {
 			continue // its router says so
@@ -119,10 +82,10 @@ func (e *Engine) newCarrying(ctx context.Context, from string, partition int32, 
 // behind the decision n, where the cursor is. What was carried before a deploy is not carried again for an aggregate that
 // is new to it.
 func (c *carrying) since(ctx context.Context, n int64) error {
-	if c.route.To != c.e.machine.Name() || c.e.talks.routes == "" {
+	if c.route.To != c.e.machine.Name() || c.e.talks.Routes == "" {
 		return nil
 	}
-	reader := c.e.machine.Name() + ".routes." + c.e.talks.routes
+	reader := c.e.machine.Name() + ".routes." + c.e.talks.Routes
 	begun, err := c.cursors.Cursor(ctx, reader, c.source.Topic, c.source.Partition)
 	if err == nil && begun == 0 {
 		begun = n + 1
@@ -141,7 +104,7 @@ func (c *carrying) carry(ctx context.Context, recs []*wire.Record, at int64) err
 			return fmt.Errorf("decision %d of %s/%d: %w", rec.N, c.source.Topic, c.source.Partition, err)
 		}
 		for i := range ms {
-			out = append(out, inboxRecord(&ms[i], c.inbox.Partitions))
+			out = append(out, route.Record(&ms[i], c.inbox.Partitions))
 		}
 	}
 	if len(out) > 0 {
@@ -179,14 +142,6 @@ func (c *carrying) idle(ctx context.Context, err error) error {
 		return c.note(ctx, true)
 	}
 	return err
-}
-
-// inboxRecord returns the record of a message in an inbox.
-func inboxRecord(m *deja.Envelope, partitions int32) driver.Record {
-	return driver.Record{
-		Partition: place.Partition(m.Stream.Key, partitions), Key: m.Stream.Key,
-		Value: wire.AppendMessage(make([]byte, 0, 256), m), Headers: wire.MessageHeaders(m),
-	}
 }
 
 // carryOwn carries from the partition's own journal into a service's inbox. Its cursor counts decisions.

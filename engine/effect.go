@@ -309,7 +309,7 @@ func (p *partition) performOne(ctx context.Context, pf *performer, e *wire.Effec
 	name := "results of " + e.Type
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		if err == nil {
-			if err = p.e.appendPlaced(ctx, wire.Inbox(p.e.machine.Name()), []driver.Record{inboxRecord(&m, 1)}); err == nil {
+			if err = p.e.appendPlaced(ctx, wire.Inbox(p.e.machine.Name()), []driver.Record{route.Record(&m, 1)}); err == nil {
 				p.e.faults.set(name, nil)
 				return
 			}

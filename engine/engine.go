@@ -16,6 +16,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/route"
 	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/wire"
 )
@@ -61,7 +62,7 @@ type Engine struct {
 	running atomic.Bool
 	faults  faults
 
-	talks      topology
+	talks      route.Topology
 	performers map[string]*performer // by the effect's wire name
 
 	mu     sync.Mutex
@@ -84,8 +85,8 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Logger = slog.Default()
 	}
 	e := &Engine{cfg: cfg, machine: m, log: cfg.Log, store: cfg.Store, logger: cfg.Logger.With("service", m.Name())}
-	e.talks, e.performers = newTopology(m, cfg.Peers), newPerformers(cfg.Effects)
-	if _, ok := e.log.(driver.Cursors); !ok && len(e.talks.targets)+len(e.talks.sources) > 0 {
+	e.talks, e.performers = route.NewTopology(m, cfg.Peers), newPerformers(cfg.Effects)
+	if _, ok := e.log.(driver.Cursors); !ok && len(e.talks.Targets)+len(e.talks.Sources) > 0 {
 		return nil, fmt.Errorf("engine: service %s sends commands or hears events, and this log keeps no cursors, which routing needs", m.Name())
 	}
 	return e, nil
@@ -196,7 +197,7 @@ func (e *Engine) Encode(rs ...deja.Request) (topic string, recs []driver.Record,
 func (e *Engine) worker(ctx context.Context, partition int32, member deja.ID) (*step.Worker, error) {
 	return step.New(ctx, step.Config{
 		Machine: e.machine, Log: e.log, Store: e.store, Partition: partition, Build: Build(), NewNonce: newNonce,
-		Owner: member, TTL: ttl, Limit: e.limit, Recent: len(e.talks.targets)+len(e.performers) > 0,
+		Owner: member, TTL: ttl, Limit: e.limit, Recent: len(e.talks.Targets)+len(e.performers) > 0,
 	})
 }
 

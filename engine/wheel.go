@@ -122,7 +122,7 @@ func (wh *wheel) fire(ctx context.Context, rows []driver.State, released int64) 
 				continue
 			}
 			m := route.Fired(t)
-			recs, ids = append(recs, inboxRecord(&m, int32(len(ps)))), append(ids, m.ID)
+			recs, ids = append(recs, route.Record(&m, int32(len(ps)))), append(ids, m.ID)
 		}
 	}
 	if len(recs) == 0 {
@@ -206,7 +206,7 @@ func (wh *wheel) ask(ctx context.Context) error {
 	e := wh.p.e
 	asked := time.Now()
 	heard := map[source]int64{}
-	for _, s := range e.talks.sources {
+	for _, s := range e.talks.Sources {
 		t, err := e.log.Topic(ctx, wire.Journal(s))
 		if errors.Is(err, driver.ErrNotFound) {
 			continue // nothing was ever answered

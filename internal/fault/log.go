@@ -7,11 +7,24 @@ import (
 	"github.com/dejalog/deja/driver"
 )
 
-// Log wraps a log. The wrapped one is a [driver.Importer] if and only if l is.
+// Log wraps a log. The wrapped one is a [driver.Importer], and keeps [driver.Cursors], if and only if l is and does.
 func (in *Injector) Log(l driver.Log) driver.Log {
 	w := &log{in, l}
-	if im, ok := l.(driver.Importer); ok {
+	im, imports := l.(driver.Importer)
+	cs, keeps := l.(driver.Cursors)
+	switch {
+	case imports && keeps:
+		return struct {
+			importLog
+			cursors
+		}{importLog{w, im}, cursors{in, cs}}
+	case imports:
 		return importLog{w, im}
+	case keeps:
+		return struct {
+			*log
+			cursors
+		}{w, cursors{in, cs}}
 	}
 	return w
 }
@@ -76,5 +89,24 @@ func (l importLog) CreateTopic(ctx context.Context, topic string, partitions int
 
 func (l importLog) Import(ctx context.Context, topic string, rs []driver.Record) error {
 	_, err := do(l.in, Step{"log.Import", topic, false}, nothing(func() error { return l.importer.Import(ctx, topic, rs) }))
+	return err
+}
+
+// cursors are the log's, for those who read it and work on no store.
+type cursors struct {
+	in   *Injector
+	kept driver.Cursors
+}
+
+func (c cursors) Cursor(ctx context.Context, reader, topic string, partition int32) (int64, error) {
+	return do(c.in, Step{"log.Cursor", place(topic, partition), true}, func() (int64, error) {
+		return c.kept.Cursor(ctx, reader, topic, partition)
+	})
+}
+
+func (c cursors) SetCursor(ctx context.Context, reader, topic string, partition int32, offset int64) error {
+	_, err := do(c.in, Step{"log.SetCursor", place(topic, partition), false}, nothing(func() error {
+		return c.kept.SetCursor(ctx, reader, topic, partition, offset)
+	}))
 	return err
 }
