@@ -26,6 +26,7 @@ import (
 type settings struct {
 	kafka, postgres string
 	messages        int // of a run
+	transfers       int
 	runs            int
 	ledger          int // rows of a full ledger
 	profile         string
@@ -53,6 +54,7 @@ var parts = []part{
 	{"ledger", "the same with a ledger that is full, for ids of versions 7 and 4; and embedded", ledgers},
 	{"latency", "from sent to read in the journal, at 1,000 messages/s", latency},
 	{"takeover", "how long partitions stand still when their process is killed, or stops", takeovers},
+	{"transfers", "money moved between two services on Kafka, each with its Postgres database, by sagas, and one receipt each", transfers},
 	{"rebuild", "a lost store folded again from the journal", rebuild},
 }
 
@@ -73,6 +75,7 @@ func (b *bench) flags() (only string) {
 	flag.StringVar(&b.set.kafka, "kafka", os.Getenv("DEJA_TEST_KAFKA"), "bootstrap `ADDRESSES` (else $DEJA_TEST_KAFKA)")
 	flag.StringVar(&b.set.postgres, "postgres", os.Getenv("DEJA_TEST_POSTGRES"), "`DSN` (else $DEJA_TEST_POSTGRES)")
 	flag.IntVar(&b.set.messages, "messages", 1_000_000, "messages of a run")
+	flag.IntVar(&b.set.transfers, "transfers", 50_000, "transfers of a run")
 	flag.IntVar(&b.set.runs, "runs", 3, "runs of each measurement; the median counts")
 	flag.IntVar(&b.set.ledger, "ledger", 10_000_000, "rows of the full ledgers")
 	flag.StringVar(&only, "only", "", "a comma-separated list of parts: "+names())
@@ -116,9 +119,10 @@ func names() string {
 
 // bench is what the parts share.
 type bench struct {
-	set     settings
-	figures []*figure
-	schemas []string
+	set       settings
+	figures   []*figure
+	schemas   []string
+	databases []string
 }
 
 func (b *bench) notef(format string, args ...any) {

@@ -35,7 +35,7 @@ type stage struct {
 }
 
 func (b *bench) stage(ctx context.Context) (*stage, error) {
-	run := "b" + strings.ReplaceAll(deja.NewID().String(), "-", "")[8:20]
+	run := "b" + runID()
 	s := &stage{b: b, run: run, schema: "deja_" + run}
 	log, err := openLog(ctx, b.set.kafka, run)
 	if err != nil {
@@ -47,6 +47,8 @@ func (b *bench) stage(ctx context.Context) (*stage, error) {
 		kafka.TopicConfig{Name: wire.Inbox(name), Partitions: partitions, Replication: 1},
 		kafka.TopicConfig{Name: wire.Journal(name), Partitions: partitions, Replication: 1})
 }
+
+func runID() string { return strings.ReplaceAll(deja.NewID().String(), "-", "")[8:20] }
 
 func openLog(ctx context.Context, brokers, run string) (*kafka.Log, error) {
 	return kafka.Open(ctx, kafka.Config{Brokers: strings.Split(brokers, ","), Topic: func(topic string) string { return run + "." + topic }})
@@ -69,7 +71,7 @@ func withSchema(dsn, schema string) string {
 // close ends the use of the stage; what it made goes in the end.
 func (s *stage) close() { _ = s.log.Close() }
 
-// cleanUp drops the schemas. The topics are left to the broker, which is a test's.
+// cleanUp drops the schemas and databases. The topics are left to the broker, which is a test's.
 func (b *bench) cleanUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -83,7 +85,12 @@ func (b *bench) cleanUp() {
 			b.notef("schema %s is left behind: %v", schema, err)
 		}
 	}
-	b.schemas = nil
+	for _, database := range b.databases {
+		if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pgx.Identifier{database}.Sanitize()+" WITH (FORCE)"); err != nil {
+			b.notef("database %s is left behind: %v", database, err)
+		}
+	}
+	b.schemas, b.databases = nil, nil
 }
 
 // fill sends n deposits, every so many-th twice, and returns how many records that makes.
