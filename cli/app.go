@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/history"
 )
 
@@ -31,7 +32,14 @@ type App struct {
 
 	// Classes names fields of commands and events by what they are, for redaction: "personal": {"account.enter.operation"}.
 	Classes map[string][]string
-	Repair  history.Corrective // which commands correct a state; nil: there are none
+	Peers   map[string]string                    // which services own the aggregates of others that this one talks to, as in engine.Config
+	Effects func(*Env) ([]deja.Performer, error) // makes the performers of its effects, when it is to run; nil: there are none
+	Repair  history.Corrective                   // which commands correct a state; nil: there are none
+}
+
+// config returns what an engine is made with.
+func (e *Env) config(db *Database) engine.Config {
+	return engine.Config{Service: e.app.Service, Log: db.Log, Store: db.Store, Peers: e.app.Peers, Logger: e.logger()}
 }
 
 // Main runs the command that args name, of which the first is the program, and returns the code to exit with: 0 done,

@@ -329,10 +329,15 @@ func (e *Env) StateHash(ctx context.Context, db *Database) (replay.Hash, error) 
 // Run runs the service on a database while fn runs, and stops it only then. The context given to fn ends with ctx, or
 // if the service halts.
 func (e *Env) Run(ctx context.Context, db *Database, fn func(context.Context, *engine.Engine) error) error {
-	return e.run(ctx, engine.Config{Service: e.app.Service, Log: db.Log, Store: db.Store, Logger: e.logger()}, fn)
+	return e.run(ctx, e.config(db), fn)
 }
 
-func (e *Env) run(ctx context.Context, cfg engine.Config, fn func(context.Context, *engine.Engine) error) error {
+func (e *Env) run(ctx context.Context, cfg engine.Config, fn func(context.Context, *engine.Engine) error) (err error) {
+	if e.app.Effects != nil {
+		if cfg.Effects, err = e.app.Effects(e); err != nil {
+			return err
+		}
+	}
 	eng, err := engine.New(cfg)
 	if err != nil {
 		return err

@@ -176,7 +176,7 @@ func (e *Env) meanwhile(ctx context.Context, db *Database, fn func(context.Conte
 	if held == nil {
 		return e.Run(ctx, db, fn)
 	}
-	eng, err := engine.New(engine.Config{Service: e.app.Service, Log: db.Log, Store: db.Store, Logger: e.logger()})
+	eng, err := engine.New(e.config(db))
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,8 @@ func (e *Env) runService(ctx context.Context, f *runFlags) (err error) {
 		defer func() { _ = listener.Close() }() // the server has closed it, if it began
 		logger.InfoContext(ctx, "health is answered", "address", "http://"+listener.Addr().String()+"/health")
 	}
-	cfg := engine.Config{Service: e.app.Service, Log: db.Log, Store: db.Store, Logger: logger, Group: f.group, Publish: f.publish}
+	cfg := e.config(db)
+	cfg.Logger, cfg.Group, cfg.Publish = logger, f.group, f.publish
 	return e.run(ctx, cfg, func(ctx context.Context, eng *engine.Engine) error {
 		logger.InfoContext(ctx, "the service runs", "service", e.app.Service.Name, "on", db.at.String(), "partitions", db.Source.Partitions(), "build", engine.Build())
 		if listener != nil {
@@ -93,7 +94,7 @@ func (f *runFlags) check(db *Database) error {
 	if _, ok := db.Log.(driver.Grouper); f.group != "" && !ok {
 		return Usagef("--group: this log has no consumer groups; leave it out, and the partitions are shared by leases in the store")
 	}
-	if _, ok := db.Log.(driver.Cursors); f.publish != "" && !ok {
+	if f.publish != "" && !db.at.servers() {
 		return Usagef("--publish: a file has no public topics")
 	}
 	return nil
