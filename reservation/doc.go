@@ -25,8 +25,8 @@
 //	Confirm      ErrUnknown           confirmed   nothing        ErrCancelled   ErrExpired
 //	Cancel       barred¹              cancelled   ErrConfirmed   nothing        nothing
 //
-// "Nothing" is applied and records no event. ¹A reservation that is cancelled before it comes is barred: it is
-// cancelled when it comes. ²With the amount and the end that it has, or else ErrDiffers.
+// "Nothing" is applied and records no event. ¹A reservation that is cancelled before it comes is barred: it is refused
+// with ErrCancelled when it comes. ²With the amount and the end that it has, or else ErrDiffers.
 //
 // When a reservation is over is said by its end and the decision's time alone. Its timer gives the units back; should
 // it be late, they are given to whoever asks for them first.

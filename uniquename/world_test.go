@@ -1,0 +1,28 @@
+package uniquename_test
+
+import (
+	"testing"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/dejatest"
+	"github.com/dejalog/deja/uniquename"
+)
+
+func TestANameSurvivesRedeliveryAndCrashes(t *testing.T) {
+	w := dejatest.NewWorld(t, &deja.Service{Name: "users", Aggregates: []deja.AnyAggregate{uniquename.Aggregate[handles]()}})
+	must := func(name string, c deja.Command) { w.Must(deja.Request{Key: name, Command: c}) }
+	must("ana", claim(held))
+	must("ana", confirm(held))
+	must("eva", release{Owner: "u2", Until: until})
+	for _, name := range []string{"ana", "eva"} {
+		if _, err := w.Do(deja.Request{Key: name, Command: claim{Owner: "u2", Until: until}}); err == nil {
+			t.Fatalf("u2 got %s", name)
+		}
+	}
+	must("ana", release(held))
+	must("ana", claim{Owner: "u2", Until: until})
+	before := w.Hash()
+	w.RedeliverAll()
+	w.CrashAtEveryWrite()
+	w.WantHash(before)
+}
