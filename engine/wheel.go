@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dejalog/deja"
@@ -30,11 +31,12 @@ type wheel struct {
 
 	mark  time.Time        // the watermark
 	asked time.Time        // when the ends below were asked for; zero if they are reached
-	heard map[source]int64 // the ends of other services' journals then; those that are carried are gone
+	heard map[source]int64 // how far the journals went then that answers come from; those that are carried are gone
 	end   int64            // of the inbox, once all of these are carried; -1 before
 }
 
-// source is a partition of another service's journal.
+// source is a partition of a journal that answers come from: of another service, whose cursor is an offset, or of this one,
+// whose cursor counts decisions.
 type source struct {
 	service   string
 	partition int32
@@ -157,7 +159,7 @@ func (wh *wheel) watch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if at < end && time.Since(wh.asked) > uncounted {
+		if at < end && s.service != e.machine.Name() && time.Since(wh.asked) > uncounted {
 			if end, err = wh.counted(ctx, s, at, end); err != nil {
 				return err
 			}
@@ -201,7 +203,7 @@ func (wh *wheel) counted(ctx context.Context, s source, at, end int64) (int64, e
 	return at, nil
 }
 
-// ask asks how far the others' journals go now.
+// ask asks how far the journals go now that answers come from.
 func (wh *wheel) ask(ctx context.Context) error {
 	e := wh.p.e
 	asked := time.Now()
@@ -220,6 +222,19 @@ func (wh *wheel) ask(ctx context.Context) error {
 				return err
 			}
 			heard[source{s, n}] = end
+		}
+	}
+	if own := e.machine.Name(); slices.Contains(e.talks.Targets, own) {
+		ps, err := e.partitions(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range ps {
+			at, err := e.store.Progress(ctx, p.number)
+			if err != nil {
+				return err
+			}
+			heard[source{own, p.number}] = at.N
 		}
 	}
 	wh.asked, wh.heard, wh.end = asked, heard, -1
