@@ -113,8 +113,10 @@ type UnknownEffect struct {
 // effects performs a partition's effects: those that are open when it is taken over, and those of each decision that is
 // released from then on. One is open until its result was decided.
 type effects struct {
-	p *partition
-	w *step.Worker
+	p       *partition
+	w       *step.Worker
+	inbox   driver.Topic
+	results chan driver.Record // on their way into the inbox
 
 	mu       sync.Mutex
 	known    map[deja.ID]string // effects that are being performed, or have a result that is not decided yet; their types
@@ -126,10 +128,15 @@ type effects struct {
 // perform performs the partition's effects until ctx ends.
 func (p *partition) perform(ctx context.Context, w *step.Worker) {
 	p.e.keep(ctx, fmt.Sprintf("effects of partition %d", p.number), func(ctx context.Context, well func()) error {
-		x := &effects{p: p, w: w, known: map[deja.ID]string{}, count: map[string]int{}, overflow: map[string]bool{}}
+		inbox, err := p.e.log.Topic(ctx, wire.Inbox(p.e.machine.Name()))
+		if err != nil {
+			return err
+		}
+		x := &effects{p: p, w: w, inbox: inbox, results: make(chan driver.Record, batchSize), known: map[deja.ID]string{}, count: map[string]int{}, overflow: map[string]bool{}}
 		ctx, cancel := context.WithCancel(ctx)
 		defer x.all.Wait()
 		defer cancel()
+		x.all.Go(func() { x.send(ctx) })
 		return x.run(ctx, well)
 	})
 }
@@ -264,7 +271,7 @@ func (x *effects) begin(ctx context.Context, e wire.Effect) {
 			defer x.mu.Unlock()
 			x.count[e.Type]--
 		}()
-		x.p.performOne(ctx, p, &e)
+		x.performOne(ctx, p, &e)
 	})
 }
 
@@ -295,8 +302,9 @@ func (x *effects) room() map[string]bool {
 	return types
 }
 
-// performOne performs an effect, as often as it takes, and sends its result.
-func (p *partition) performOne(ctx context.Context, pf *performer, e *wire.Effect) {
+// performOne performs an effect, as often as it takes, and hands on its result.
+func (x *effects) performOne(ctx context.Context, pf *performer, e *wire.Effect) {
+	p := x.p
 	result, known := p.outcome(ctx, pf, e)
 	if !known {
 		if ctx.Err() == nil {
@@ -306,20 +314,50 @@ func (p *partition) performOne(ctx context.Context, pf *performer, e *wire.Effec
 		return
 	}
 	m, err := result.Message(p.e.machine, e)
-	name := "results of " + e.Type
-	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		if err == nil {
-			if err = p.e.appendPlaced(ctx, wire.Inbox(p.e.machine.Name()), []driver.Record{route.Record(&m, 1)}); err == nil {
-				p.e.faults.set(name, nil)
-				return
-			}
-		}
-		if ctx.Err() != nil {
+	rec := route.Record(&m, x.inbox.Partitions)
+	if err == nil && len(rec.Value) > x.inbox.MaxRecord {
+		err = fmt.Errorf("it has %d bytes, the inbox takes %d: %w", len(rec.Value), x.inbox.MaxRecord, driver.ErrTooLarge)
+	}
+	if err != nil { // it was performed, and stays open until a build that answers otherwise asks again
+		p.e.faults.set("results of "+e.Type, fmt.Errorf("the result of effect %s cannot be sent: %w", e.ID, err))
+		return
+	}
+	select {
+	case x.results <- rec:
+	case <-ctx.Done():
+	}
+}
+
+// send appends results to the inbox, all that there are at a time, until ctx ends.
+func (x *effects) send(ctx context.Context) {
+	for {
+		var recs []driver.Record
+		select {
+		case rec := <-x.results:
+			recs = append(recs, rec)
+		case <-ctx.Done():
 			return
 		}
-		p.e.faults.set(name, fmt.Errorf("effect %s: %w", e.ID, err))
-		sleep(ctx, pause)
-		m, err = result.Message(p.e.machine, e)
+		for more := true; more && len(recs) < batchSize; {
+			select {
+			case rec := <-x.results:
+				recs = append(recs, rec)
+			default:
+				more = false
+			}
+		}
+		name := fmt.Sprintf("results of effects of partition %d", x.p.number)
+		for pause := firstPause; ; pause = min(2*pause, longestPause) {
+			_, err := x.p.e.log.Append(ctx, x.inbox.Name, recs)
+			if ctx.Err() != nil {
+				return
+			}
+			x.p.e.faults.set(name, err)
+			if err == nil {
+				break
+			}
+			sleep(ctx, pause/2+rand.N(pause/2))
+		}
 	}
 }
 
