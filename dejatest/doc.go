@@ -1,9 +1,9 @@
 // Package dejatest tests services of package [github.com/dejalog/deja] without a log, a store or a clock of their own,
-// and ends there: it delivers no effects, executes no SQL, and starts no goroutine.
+// and ends there: it executes no SQL, calls no provider but those that the test gives it, and starts no goroutine.
 //
-// A [Case] tests an aggregate: what is given, what happens, what then must have come of it. A [World] runs a whole
-// service, delivers everything again, and crashes it at every call of its log and store. Both end the test where
-// handlers are not what a service relies on: the same each time, and a function of what they are given.
+// A [Case] tests an aggregate: what is given, what happens, what then must have come of it. A [World] runs whole
+// services that send each other commands, delivers everything again, and crashes them at every call of log and stores. Both
+// end the test where handlers are not what a service relies on: the same each time, and a function of what they are given.
 //
 //	func TestATillGivesOutNoMoreThanItHas(t *testing.T) {
 //		dejatest.New(t, till(), "front").

@@ -2,7 +2,6 @@ package dejatest
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -12,55 +11,47 @@ import (
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/memory"
 	"github.com/dejalog/deja/internal/request"
+	"github.com/dejalog/deja/internal/route"
 	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/wire"
 )
 
-// disk is what outlives a process: its log, its store, and the time.
-type disk struct {
-	log   *memory.Log
-	store *memory.Store
-	now   time.Time
+// member is a service of a world.
+type member struct {
+	m     *deja.Machine
+	peers map[string]string // who owns the aggregates of other services
+	talks route.Topology
 }
 
-func newDisk() *disk {
-	d := &disk{now: began}
-	d.log = memory.NewLog(memory.LogConfig{Partitions: partitions, Now: func() time.Time { return d.now }})
-	d.store = memory.NewStore(memory.Nonces(counter()))
-	return d
-}
+func (m *member) name() string { return m.m.Name() }
 
-// counter returns a source of nonces that are never equal, and the same each time.
-func counter() func() [16]byte {
-	var n uint64
-	return func() (nonce [16]byte) {
-		n++
-		binary.BigEndian.PutUint64(nonce[8:], n)
-		return nonce
-	}
-}
-
-// A life is a process that runs the service over a disk, from its start until it crashes, and its client with it.
+// A life is a process that runs a service over a disk, from its start until it crashes, and its client with it.
 type life struct {
-	m       *deja.Machine
-	disk    *disk
-	log     driver.Log // the disk's, or what stands before it
-	store   driver.Store
-	workers []*step.Worker
-	prepare *step.Preparer
-	dec     *wire.Decoder
+	*member
+	disk     *disk
+	kept     *memory.Store // the disk's
+	log      driver.Log    // the disk's, or what stands before it
+	store    driver.Store
+	workers  []*step.Worker
+	prepare  *step.Preparer
+	carriers []*carrier
+	effects  []*effect
+
+	mark  []time.Time      // up to which time all was handled, of each partition
+	fired map[deja.ID]bool // the timers whose messages were delivered
 }
 
-// start begins a life: it takes all partitions over, and handles what waits in the inbox.
-func start(ctx context.Context, m *deja.Machine, d *disk, log driver.Log, store driver.Store) (*life, error) {
+// start begins a life: it takes all partitions over. What waits in the inbox is left to the steps.
+func start(ctx context.Context, m *member, d *disk, kept *memory.Store, log driver.Log, store driver.Store) (*life, error) {
 	l := &life{
-		m: m, disk: d, log: log, store: store,
-		workers: make([]*step.Worker, partitions), prepare: step.NewPreparer(m, partitions), dec: wire.NewDecoder(m.Name()),
+		member: m, disk: d, kept: kept, log: log, store: store,
+		workers: make([]*step.Worker, partitions), prepare: step.NewPreparer(m.m, partitions),
+		mark: make([]time.Time, partitions), fired: map[deja.ID]bool{},
 	}
 	nonces := counter()
 	for p := range l.workers {
 		w, err := step.New(ctx, step.Config{
-			Machine: m, Log: log, Store: store, Partition: int32(p), Build: "dejatest", NewNonce: nonces,
+			Machine: m.m, Log: log, Store: store, Partition: int32(p), Build: "dejatest", NewNonce: nonces,
 		})
 		if err != nil {
 			return nil, err
@@ -72,13 +63,17 @@ func start(ctx context.Context, m *deja.Machine, d *disk, log driver.Log, store 
 		if err := l.release(ctx, w); err != nil {
 			return nil, err
 		}
-		_, end, err := log.Bounds(ctx, wire.Inbox(m.Name()), int32(p))
-		if err != nil {
-			return nil, err
+		if len(m.m.Effects()) > 0 {
+			if err := l.unanswered(ctx, int32(p)); err != nil {
+				return nil, err
+			}
 		}
-		if _, err := l.handle(ctx, int32(p), end, 1000); err != nil {
-			return nil, err
-		}
+	}
+	for _, to := range m.talks.Targets {
+		l.carry(m.name(), to)
+	}
+	for _, from := range m.talks.Sources {
+		l.carry(from, m.name())
 	}
 	return l, nil
 }
@@ -97,48 +92,34 @@ func (l *life) release(ctx context.Context, w *step.Worker) error {
 	return nil
 }
 
-// handle settles what is in the inbox below an offset, up to max messages a transaction.
-func (l *life) handle(ctx context.Context, partition int32, end int64, max int) ([]step.Settlement, error) {
-	var all []step.Settlement
-	w := l.workers[partition]
-	for w.Position().Offset < end {
-		recs, err := l.log.Fetch(ctx, w.Position(), max)
-		if err != nil {
-			return nil, err
-		}
-		done, err := w.Handle(ctx, l.prepare.Prepare(recs))
-		if err != nil {
-			return nil, err
-		}
-		if err := l.release(ctx, w); err != nil {
-			return nil, err
-		}
-		all = append(all, done...)
-	}
-	return all, nil
+// end returns the end of a partition of the inbox.
+func (l *life) end(partition int32) int64 { return l.disk.end(wire.Inbox(l.name()), partition) }
+
+// waiting reports whether there are messages to handle in a partition.
+func (l *life) waiting(partition int32) bool {
+	return l.workers[partition].Position().Offset < l.end(partition)
 }
 
-// ask sends a request and waits for the answer. The clock does not go back for one that is asked again.
-func (l *life) ask(ctx context.Context, r *asked) (*answer, error) {
-	if r.at.After(l.disk.now) {
-		l.disk.now = r.at
-	}
-	at, err := l.log.Append(ctx, wire.Inbox(l.m.Name()), []driver.Record{
-		{Partition: r.place, Key: r.env.Stream.Key, Value: r.value},
-	})
+// handle settles up to max messages that wait, in one transaction.
+func (l *life) handle(ctx context.Context, partition int32, max int) ([]step.Settlement, error) {
+	w := l.workers[partition]
+	recs, err := l.log.Fetch(ctx, w.Position(), max)
 	if err != nil {
 		return nil, err
 	}
-	done, err := l.handle(ctx, r.place, at[0].Offset+1, 1000)
+	done, err := w.Handle(ctx, l.prepare.Prepare(recs))
 	if err != nil {
+		return nil, err
+	}
+	if err := l.release(ctx, w); err != nil {
 		return nil, err
 	}
 	for i := range done {
-		if done[i].Offset == at[0].Offset {
-			return l.answer(ctx, r.place, &done[i])
+		if r := done[i].Record; r != nil {
+			l.follow(r)
 		}
 	}
-	return nil, fmt.Errorf("the message at %s was not settled", at[0])
+	return done, nil
 }
 
 // answer makes of a settlement what is told: of a duplicate, the first delivery's outcome.
@@ -147,7 +128,7 @@ func (l *life) answer(ctx context.Context, partition int32, s *step.Settlement) 
 		return &answer{request.Decided(s.Record)}, nil
 	}
 	life := l.workers[partition].Progress().Incarnation.Number
-	e, err := journal.Find(ctx, l.log, l.m.Name(), s.Entry.Partition, s.Entry.N, life)
+	e, err := journal.Find(ctx, l.log, l.name(), s.Entry.Partition, s.Entry.N, life)
 	return &answer{request.Answer{Record: e.Record, Duplicate: true}}, err
 }
 
@@ -166,45 +147,35 @@ func (l *life) state(ctx context.Context, s deja.Stream, dst any) (int64, error)
 	return rows[0].Version, json.Unmarshal(rows[0].Data, dst)
 }
 
-// decisions counts what the journal has, but for conflicts: each delivery of a conflicting message is one of its own.
-func (l *life) decisions(ctx context.Context) (int, error) {
-	count := 0
+// decisions calls fn with all that the journal has.
+func (l *life) decisions(ctx context.Context, fn func(*wire.Record)) error {
 	for p := range l.workers {
-		_, end, err := l.log.Bounds(ctx, wire.Journal(l.m.Name()), int32(p))
-		if err != nil {
-			return 0, err
-		}
-		r := journal.NewReader(l.log, l.m.Name(), int32(p), driver.Logged{})
+		end := l.disk.end(wire.Journal(l.name()), int32(p))
+		r := journal.NewReader(l.disk.log, l.name(), int32(p), driver.Logged{})
 		for {
 			entries, err := r.Next(ctx, end, 1000)
 			if err != nil {
-				return 0, err
+				return err
 			}
 			if len(entries) == 0 {
 				break
 			}
 			for _, e := range entries {
-				if e.Decided.Status != deja.Conflicted {
-					count++
-				}
+				fn(e.Record)
 			}
 		}
 	}
-	return count, nil
+	return nil
 }
 
-// inbox returns all that was ever delivered.
-func (l *life) inbox(ctx context.Context) ([]driver.Record, error) {
+// inbox returns all that was ever delivered to a service.
+func (d *disk) inbox(ctx context.Context, service string) ([]driver.Record, error) {
 	var all []driver.Record
-	topic := wire.Inbox(l.m.Name())
-	for p := range l.workers {
-		at := deja.Position{Topic: topic, Partition: int32(p)}
-		_, end, err := l.log.Bounds(ctx, topic, at.Partition)
-		if err != nil {
-			return nil, err
-		}
-		for at.Offset < end {
-			recs, err := l.log.Fetch(ctx, at, 1000)
+	topic := wire.Inbox(service)
+	for p := range int32(partitions) {
+		at := deja.Position{Topic: topic, Partition: p}
+		for end := d.end(topic, p); at.Offset < end; {
+			recs, err := d.log.Fetch(ctx, at, 1000)
 			if err != nil {
 				return nil, err
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/canon"
+	"github.com/dejalog/deja/internal/step"
 )
 
 // readable returns a payload as canonical JSON, or quoted where it is none.
@@ -132,4 +133,31 @@ func shorten(lines []string) []string {
 		return lines
 	}
 	return append(slices.Clone(lines[:maxDiff]), fmt.Sprintf("… and %d more", len(lines)-maxDiff))
+}
+
+// routeLines returns carried messages, a line each.
+func routeLines(ms []deja.Envelope) []string {
+	lines := make([]string, len(ms))
+	for i := range ms {
+		m := &ms[i]
+		lines[i] = fmt.Sprintf("%s %s to %s", m.Kind, m.Type, m.Stream)
+	}
+	return lines
+}
+
+// orNothing joins what there is.
+func orNothing(lines []string) string {
+	if len(lines) == 0 {
+		return "nothing"
+	}
+	return strings.Join(lines, ", ")
+}
+
+// settlementText tells how a delivery was settled.
+func settlementText(s *step.Settlement) string {
+	if s.Record == nil {
+		return fmt.Sprintf("a copy of what decision %d has settled", s.Entry.N)
+	}
+	r := s.Record
+	return fmt.Sprintf("%s %s of %s: %s", r.Cause.Kind, r.Cause.Type, r.Cause.Stream, strings.Join(describe(&r.Decided, r.Time), "; "))
 }

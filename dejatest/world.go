@@ -3,6 +3,7 @@ package dejatest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -10,48 +11,45 @@ import (
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/place"
+	"github.com/dejalog/deja/internal/route"
 	"github.com/dejalog/deja/internal/wire"
 )
 
 // partitions is how many partitions a world's topics have: more than one, so that keys are apart.
 const partitions = 4
 
-// A World runs a whole service in memory: its handlers and projections over a log and a store that are two things
-// apart, as Kafka and a database are, with the very steps that an engine takes. Nothing runs by itself: a request is
-// appended, decided, committed, logged and told before the method returns. The world has a clock of its own, which
-// begins at 2026-01-01 00:00 UTC and moves on by a second with each request.
+// A World runs whole services in memory: their handlers and projections over a log and stores that are things apart, as
+// Kafka and databases are, with the very steps that engines take. What a service sends is carried to the one that has the
+// aggregate, replies are carried back, and timers fire when the world's clock has come to their time. Nothing runs by
+// itself: before a method returns, all has happened that can without time going by.
 //
-// What a world does is repeatable: IDs, times and the order of all steps follow from the requests. Projections'
+// The clock begins at 2026-01-01 00:00 UTC, and moves on by a second with each request, and by [World.Advance].
+//
+// Effects stay open, see [World.Effects], unless [World.Perform] says how they are performed. Aggregates that none of the
+// services has are played by the test, see [World.Sent] and [World.Happened].
+//
+// What a world does is repeatable: IDs, times and the order of all steps follow from what is asked of it. Projections'
 // statements are recorded, not executed, so a projection that reads with Rows fails here: test it on a real store.
 //
 // A world belongs to one goroutine. Its methods end the test where something is wrong.
 type World struct {
-	t      testing.TB
-	m      *deja.Machine
-	live   *life
-	script []asked  // all that was asked, in order
-	told   []string // what was answered, in order
-	seen   map[[32]byte]view
-	before func(driver.Store) driver.Store // stands before the store in each life; nil for nothing
-}
-
-// asked is a request, one of a world's script, ready to be sent any number of times.
-type asked struct {
-	env   *deja.Envelope
-	id    identity
-	place int32
-	value []byte // in the inbox
-	at    time.Time
+	t       testing.TB
+	members []*member
+	course  *course
+	script  []entry // all that came from outside, in order
+	seen    map[[32]byte]view
+	before  func(driver.Store) driver.Store // stands before the stores in each life; nil for nothing
+	over    bool                            // it may only be looked at
 }
 
 // identity is what tells a message from others: the ledger key, and the content.
 type identity struct {
-	key  deja.ID
-	hash [32]byte
+	service int
+	key     deja.ID
+	hash    [32]byte
 }
 
-// NewWorld returns a world that runs one service. It ends the test with all faults of the service, and if there is
-// more than one: messages between services are not delivered yet.
+// NewWorld returns a world that runs services. It ends the test with all faults of the services.
 func NewWorld(tb testing.TB, services ...*deja.Service) *World {
 	tb.Helper()
 	return newWorld(tb, nil, services...)
@@ -59,49 +57,97 @@ func NewWorld(tb testing.TB, services ...*deja.Service) *World {
 
 func newWorld(tb testing.TB, before func(driver.Store) driver.Store, services ...*deja.Service) *World {
 	tb.Helper()
-	if len(services) != 1 {
-		tb.Fatalf("NewWorld: got %d services, want one; more can meet once messages between services are delivered, which comes with sagas", len(services))
-	}
-	m, err := deja.Compile(services[0])
-	if err == nil {
-		err = m.CheckPeers(nil)
-	}
-	if err != nil {
+	w := &World{t: tb, seen: map[[32]byte]view{}, before: before, members: members(tb, services)}
+	w.course = newCourse(w)
+	if err := w.course.startAll(context.Background()); err != nil {
 		tb.Fatalf("%v", err)
-	}
-	w := &World{t: tb, m: m, seen: map[[32]byte]view{}, before: before}
-	d := newDisk()
-	if w.live, err = w.start(context.Background(), d, d.log, d.store); err != nil {
-		tb.Fatalf("start %s: %v", m.Name(), err)
 	}
 	return w
 }
 
-// start begins a life of the service over a disk.
-func (w *World) start(ctx context.Context, d *disk, log driver.Log, store driver.Store) (*life, error) {
-	if w.before != nil {
-		store = w.before(store)
+// members compiles services, and finds out who owns which aggregate.
+func members(tb testing.TB, services []*deja.Service) []*member {
+	tb.Helper()
+	if len(services) == 0 {
+		tb.Fatalf("NewWorld: got 0 services, want at least one")
 	}
-	return start(ctx, w.m, d, log, store)
+	var ms []*member
+	owners := map[string]string{}
+	for _, s := range services {
+		m, err := deja.Compile(s)
+		if err != nil {
+			tb.Fatalf("%v", err)
+		}
+		if m.Name() == played || slices.ContainsFunc(ms, func(o *member) bool { return o.name() == m.Name() }) {
+			tb.Fatalf("NewWorld: the name of service %s is taken", m.Name())
+		}
+		for _, a := range m.Aggregates() {
+			if owner := owners[a]; owner != "" {
+				tb.Fatalf("NewWorld: services %s and %s both have an aggregate %s", owner, m.Name(), a)
+			}
+			owners[a] = m.Name()
+		}
+		ms = append(ms, &member{m: m})
+	}
+	for _, m := range ms {
+		m.peers = map[string]string{}
+		sends, replies, events := m.m.Counterparts()
+		for _, a := range slices.Concat(sends, replies, events) {
+			if owners[a] == "" {
+				m.peers[a] = played
+			} else {
+				m.peers[a] = owners[a]
+			}
+		}
+		if err := m.m.CheckPeers(m.peers); err != nil {
+			tb.Fatalf("%v", err)
+		}
+		m.talks = route.NewTopology(m.m, m.peers)
+	}
+	return ms
 }
 
-// Do sends a request, waits until it is settled, and answers as [deja.Client.Do] does. A request without an ID gets
-// one that follows from its number.
+// Do sends a request to the service that has the command's aggregate, lets everything happen that follows without time going
+// by, and answers as [deja.Client.Do] does: with an error that wraps [deja.ErrPending] if the point that Until names was
+// not reached. A request without an ID gets one that follows from its number.
 func (w *World) Do(r deja.Request) (deja.Outcome, error) {
 	w.t.Helper()
-	req, err := w.request(r)
+	e, err := w.request(r)
 	if err != nil {
-		return deja.Outcome{}, err
+		return deja.Outcome{}, fmt.Errorf("%w: %w", deja.ErrInvalid, err)
 	}
-	a, err := w.live.ask(context.Background(), &req)
+	m := w.members[e.service].m
+	var until []string
+	if !r.Until.IsZero() {
+		if until, err = r.Until.Events(m, e.request.Stream.Aggregate); err != nil {
+			return deja.Outcome{}, fmt.Errorf("%w: %w", deja.ErrInvalid, err)
+		}
+	}
+	w.come(e)
+	first := w.course.last
+	out, err := first.Outcome()
+	if err != nil || until == nil {
+		return out, err
+	}
+	err = w.course.lives[e.service].decisions(context.Background(), func(rec *wire.Record) {
+		for i := range rec.Decided.Events {
+			ev := &rec.Decided.Events[i]
+			if out.Reached == nil && ev.Stream == first.Record.Cause.Stream && rec.N >= first.Record.N && slices.Contains(until, ev.Type) {
+				out.Reached = ev
+			}
+		}
+	})
 	if err != nil {
-		w.t.Fatalf("request %d, %s: %v", len(w.script)+1, line(req.env), err)
+		w.t.Fatalf("read the journal of %s: %v", m.Name(), err)
 	}
-	w.script, w.told = append(w.script, req), append(w.told, a.String())
-	return a.Outcome()
+	if out.Reached == nil {
+		return out, fmt.Errorf("%w: %s has recorded none of %v", deja.ErrPending, e.request.Stream, until)
+	}
+	return out, nil
 }
 
-// Must sends a request and returns its outcome. It ends the test unless the request was applied, now or before.
+// Must sends a request and returns its outcome. It ends the test unless the request was applied, now or before, and the
+// point that Until names was reached.
 func (w *World) Must(r deja.Request) deja.Outcome {
 	w.t.Helper()
 	out, err := w.Do(r)
@@ -118,20 +164,72 @@ func commandName(c deja.Command) string {
 	return c.CommandType()
 }
 
+// Advance lets time go by. Timers fire in order, each at its time and with all that follows from it before the next.
+func (w *World) Advance(d time.Duration) {
+	w.t.Helper()
+	if d < 0 {
+		w.t.Fatalf("Advance %s: time does not go back", d)
+	}
+	w.come(entry{at: w.course.disk.now.Add(d), text: fmt.Sprintf("the clock: %s go by", d)})
+}
+
+// Now returns the time by the world's clock.
+func (w *World) Now() time.Time { return w.course.disk.now }
+
+// come adds an entry to the script, and lets everything happen that follows.
+func (w *World) come(e entry) {
+	w.t.Helper()
+	if w.over {
+		w.t.Fatalf("%s: an invariant may look at the world, and not go on with it", e.text)
+	}
+	if e.at.IsZero() {
+		e.at = w.course.disk.now
+	}
+	w.script = append(w.script, e)
+	w.course.script = w.script
+	if err := w.course.run(context.Background()); err != nil {
+		w.t.Fatalf("%s: %v", e.text, err)
+	}
+}
+
 // State decodes the state of a stream into dst, a pointer to it, and returns the stream's version; 0 and an untouched
 // dst where nothing was recorded yet.
 func (w *World) State(s deja.Stream, dst any) int64 {
 	w.t.Helper()
-	version, err := w.live.state(context.Background(), s, dst)
+	l, err := w.course.find(s.Aggregate)
+	var version int64
+	if err == nil {
+		version, err = l.state(context.Background(), s, dst)
+	}
 	if err != nil {
 		w.t.Fatalf("state of %s: %v", s, err)
 	}
 	return version
 }
 
-// Hash returns a hash of all that can be seen of the world: every state with its version, the statements of the
-// projections in their order in each partition, and what each request was told. Duplicate deliveries leave it as it
-// is; the places of messages in the log are not part of it.
+// Streams returns the instances of an aggregate that have recorded something, in order of tenants and keys.
+func (w *World) Streams(aggregate string) []deja.Stream {
+	w.t.Helper()
+	l, err := w.course.find(aggregate)
+	if err != nil {
+		w.t.Fatalf("%v", err)
+	}
+	rows, err := l.states(context.Background())
+	if err != nil {
+		w.t.Fatalf("states of %s: %v", l.name(), err)
+	}
+	var all []deja.Stream
+	for _, r := range rows {
+		if r.Stream.Aggregate == aggregate && r.Version > 0 {
+			all = append(all, r.Stream)
+		}
+	}
+	return all
+}
+
+// Hash returns a hash of all that can be seen of the world: every state with its version and what it waits for, the
+// statements of the projections in their order in each partition, and what each request was told. Duplicate deliveries
+// leave it as it is; the places of messages in the log are not part of it.
 func (w *World) Hash() [32]byte {
 	w.t.Helper()
 	v := w.view()
@@ -156,29 +254,48 @@ func (w *World) WantHash(h [32]byte) {
 
 func (w *World) view() view {
 	w.t.Helper()
-	v, err := w.live.view(context.Background(), w.told)
+	v, err := w.course.view(context.Background())
 	if err != nil {
-		w.t.Fatalf("look at %s: %v", w.m.Name(), err)
+		w.t.Fatalf("%v", err)
 	}
 	return v
 }
 
-// request makes the next request of the script.
-func (w *World) request(r deja.Request) (asked, error) {
-	n := len(w.script)
-	env, err := message(w.m, r, deja.DeriveID("deja/dejatest/world", strconv.Itoa(n+1)))
-	if err != nil {
-		return asked{}, fmt.Errorf("%w: %w", deja.ErrInvalid, err)
+// request makes the next entry of the script of a request.
+func (w *World) request(r deja.Request) (entry, error) {
+	n, at := 0, w.course.disk.now
+	for i := range w.script {
+		if w.script[i].request != nil {
+			n++
+		}
 	}
-	hash, err := wire.ContentHash(env)
-	if err != nil {
-		return asked{}, fmt.Errorf("%w: %s: %w", deja.ErrInvalid, env.Type, err)
+	if n > 0 {
+		at = at.Add(time.Second)
 	}
-	return asked{
-		env:   env,
-		id:    identity{wire.LedgerKey(w.m.Name(), env), hash},
-		place: place.Partition(env.Stream.Key, partitions),
-		value: wire.AppendMessage(nil, env),
-		at:    began.Add(time.Duration(n) * time.Second),
-	}, nil
+	e := entry{at: at, service: w.owner(r.Command)}
+	m := w.members[e.service]
+	env, err := message(m.m, r, deja.DeriveID("deja/dejatest/world", strconv.Itoa(n+1)))
+	if err != nil {
+		return e, err
+	}
+	if _, err := wire.ContentHash(env); err != nil {
+		return e, fmt.Errorf("%s: %w", env.Type, err)
+	}
+	e.request, e.text = env, fmt.Sprintf("request %d: %s of %s", n+1, line(env), env.Stream)
+	e.delivered = []delivery{{m.name(), driver.Record{
+		Partition: place.Partition(env.Stream.Key, partitions), Key: env.Stream.Key, Value: wire.AppendMessage(nil, env),
+	}}}
+	return e, nil
+}
+
+// owner returns the index of the service that has a command's aggregate; 0 if none has, to say so.
+func (w *World) owner(c deja.Command) int {
+	if c == nil {
+		return 0
+	}
+	aggregate, err := deja.Target(c.CommandType())
+	if err != nil {
+		return 0
+	}
+	return max(0, slices.IndexFunc(w.members, func(m *member) bool { return m.m.Saga(aggregate) != nil }))
 }

@@ -149,9 +149,13 @@ func TestWorldsFail(t *testing.T) {
 		text string
 	}{
 		"no service":     {func(tb *recorder) { dejatest.NewWorld(tb) }, "got 0 services"},
-		"two services":   {func(tb *recorder) { dejatest.NewWorld(tb, service(aggregate()), service(aggregate())) }, "sagas"},
+		"two services":   {func(tb *recorder) { dejatest.NewWorld(tb, service(aggregate()), service(aggregate())) }, "the name of service bank is taken"},
 		"a faulty table": {func(tb *recorder) { dejatest.NewWorld(tb, service(aggregate(deja.Handle(Account.Open)))) }, "there are two"},
-		"a saga":         {func(tb *recorder) { dejatest.NewWorld(tb, service(heirs())) }, "say in Peers"},
+		"two owners": {func(tb *recorder) {
+			other := service(aggregate())
+			other.Name = "rival"
+			dejatest.NewWorld(tb, service(aggregate()), other)
+		}, "services bank and rival both have an aggregate account"},
 		"refused": {func(tb *recorder) {
 			dejatest.NewWorld(tb, service(aggregate())).Must(deja.Request{Key: "1", Command: Deposit{1}})
 		}, "account.state: not open"},
