@@ -211,12 +211,21 @@ func TestOptionalInterfacesPassThrough(t *testing.T) {
 	if err := wrapped.(driver.Importer).Import(t.Context(), "bank.inbox", []driver.Record{{Offset: 7}}); err != nil {
 		t.Error(err)
 	}
+	if err := wrapped.(driver.Cursors).SetCursor(t.Context(), "shop", "bank.inbox", 0, 7); err != nil {
+		t.Error(err)
+	}
+	if at, err := log.Cursor(t.Context(), "shop", "bank.inbox", 0); at != 7 || err != nil {
+		t.Errorf("the cursor is %d, %v", at, err)
+	}
 	joint := in.Store(memory.NewStore(memory.Joint(log))).(driver.Joint)
 	if !joint.Joint(log) || !joint.Joint(wrapped) || joint.Joint(memory.NewLog(memory.LogConfig{})) {
 		t.Error("a joint store does not know its log")
 	}
 	if _, ok := in.Log(struct{ driver.Log }{log}).(driver.Importer); ok {
 		t.Error("a log became an importer")
+	}
+	if _, ok := in.Log(struct{ driver.Log }{log}).(driver.Cursors); ok {
+		t.Error("a log keeps cursors that kept none")
 	}
 	if _, ok := in.Store(struct{ driver.Store }{memory.NewStore()}).(driver.Joint); ok {
 		t.Error("a store became joint")
