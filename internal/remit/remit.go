@@ -15,8 +15,8 @@ const (
 	Ledger = "ledger"
 )
 
-// The commands.
 type (
+	// Deposit is the first of the commands.
 	Deposit  struct{ Amount int64 }
 	Withdraw struct{ Amount int64 }
 	Refund   struct{ Amount int64 }
@@ -38,19 +38,38 @@ type (
 	Reverse struct{}
 )
 
-func (Deposit) CommandType() string  { return "account.deposit" }
-func (Withdraw) CommandType() string { return "account.withdraw" }
-func (Refund) CommandType() string   { return "account.refund" }
-func (Close) CommandType() string    { return "account.close" }
-func (Start) CommandType() string    { return "remittance.start" }
-func (TimeOut) CommandType() string  { return "remittance.time-out" }
-func (GiveUp) CommandType() string   { return "remittance.give-up" }
-func (Mailed) CommandType() string   { return "remittance.mailed" }
-func (Post) CommandType() string     { return "posting.post" }
-func (Reverse) CommandType() string  { return "posting.reverse" }
+// CommandType implements [deja.Command].
+func (Deposit) CommandType() string { return "account.deposit" }
 
-// The events.
+// CommandType implements [deja.Command].
+func (Withdraw) CommandType() string { return "account.withdraw" }
+
+// CommandType implements [deja.Command].
+func (Refund) CommandType() string { return "account.refund" }
+
+// CommandType implements [deja.Command].
+func (Close) CommandType() string { return "account.close" }
+
+// CommandType implements [deja.Command].
+func (Start) CommandType() string { return "remittance.start" }
+
+// CommandType implements [deja.Command].
+func (TimeOut) CommandType() string { return "remittance.time-out" }
+
+// CommandType implements [deja.Command].
+func (GiveUp) CommandType() string { return "remittance.give-up" }
+
+// CommandType implements [deja.Command].
+func (Mailed) CommandType() string { return "remittance.mailed" }
+
+// CommandType implements [deja.Command].
+func (Post) CommandType() string { return "posting.post" }
+
+// CommandType implements [deja.Command].
+func (Reverse) CommandType() string { return "posting.reverse" }
+
 type (
+	// Deposited is the first of the events.
 	Deposited struct{ Amount int64 }
 	Withdrawn struct{ Amount int64 }
 	Closed    struct{}
@@ -75,19 +94,44 @@ type (
 	Reversed struct{ Amount int64 }
 )
 
+// EventType implements [deja.Event].
 func (Deposited) EventType() string { return "account.deposited" }
+
+// EventType implements [deja.Event].
 func (Withdrawn) EventType() string { return "account.withdrawn" }
-func (Closed) EventType() string    { return "account.closed" }
-func (Started) EventType() string   { return "remittance.started" }
-func (Taken) EventType() string     { return "remittance.taken" }
-func (GivenUp) EventType() string   { return "remittance.given-up" }
-func (Finished) EventType() string  { return "remittance.finished" }
-func (Undone) EventType() string    { return "remittance.undone" }
-func (Stuck) EventType() string     { return "remittance.stuck" }
-func (Receipt) EventType() string   { return "remittance.receipt" }
-func (NoMail) EventType() string    { return "remittance.no-mail" }
-func (Posted) EventType() string    { return "posting.posted" }
-func (Reversed) EventType() string  { return "posting.reversed" }
+
+// EventType implements [deja.Event].
+func (Closed) EventType() string { return "account.closed" }
+
+// EventType implements [deja.Event].
+func (Started) EventType() string { return "remittance.started" }
+
+// EventType implements [deja.Event].
+func (Taken) EventType() string { return "remittance.taken" }
+
+// EventType implements [deja.Event].
+func (GivenUp) EventType() string { return "remittance.given-up" }
+
+// EventType implements [deja.Event].
+func (Finished) EventType() string { return "remittance.finished" }
+
+// EventType implements [deja.Event].
+func (Undone) EventType() string { return "remittance.undone" }
+
+// EventType implements [deja.Event].
+func (Stuck) EventType() string { return "remittance.stuck" }
+
+// EventType implements [deja.Event].
+func (Receipt) EventType() string { return "remittance.receipt" }
+
+// EventType implements [deja.Event].
+func (NoMail) EventType() string { return "remittance.no-mail" }
+
+// EventType implements [deja.Event].
+func (Posted) EventType() string { return "posting.posted" }
+
+// EventType implements [deja.Event].
+func (Reversed) EventType() string { return "posting.reversed" }
 
 // Mail is the effect: a receipt is sent.
 type Mail struct {
@@ -234,7 +278,7 @@ func (r Remittance) start(d *deja.Decision, c Start) error {
 func (r Remittance) onWithdraw(d *deja.Decision, a deja.Reply[Withdraw]) error {
 	if a.Rejection != nil {
 		d.Record(Undone{})
-		return nil
+		return nil //nolint:nilerr // it is what was decided
 	}
 	d.Record(Taken{})
 	d.Send(d.Key(), Post{r.To, r.Amount})
@@ -303,7 +347,7 @@ func (r Remittance) onReverse(d *deja.Decision, _ deja.Reply[Reverse]) error {
 func (r Remittance) onRefund(d *deja.Decision, a deja.Reply[Refund]) error {
 	if a.Rejection != nil {
 		d.Record(Stuck{a.Rejection.Error()})
-		return nil
+		return nil //nolint:nilerr // it is what was decided
 	}
 	d.Record(Undone{})
 	return nil
