@@ -3,107 +3,42 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"sync"
 	"time"
 )
 
-// A scene is what happened to transfers while something was dead.
-type scene struct {
-	What    string  `json:"what"` // died
-	Seconds float64 `json:"seconds_dead"`
-	Groups  []group `json:"while_dead"`
-	After   []group `json:"afterwards"`
-	// What a reader of both databases sees meanwhile, of what there is.
-	MoneySeen int64 `json:"money_seen"`
-	Money     int64 `json:"money"`
-	// Of two-phase commit.
-	InDoubt  int       `json:"in_doubt,omitempty"`
-	Verdicts []verdict `json:"resolved,omitempty"`
-	// How long those waited that had no time limit.
-	Waited []float64 `json:"waited_seconds,omitempty"`
-}
-
-// A group is transfers that have something in common, and what became of them.
-type group struct {
-	Who       string  `json:"who"`
-	Asked     int     `json:"asked"`
-	Completed int     `json:"completed"`
-	Refused   int     `json:"refused"`
-	Blocked   int     `json:"blocked"` // and given up
-	P50       float64 `json:"p50_ms"`
-	Max       float64 `json:"max_ms"`
-}
-
-// Accounts are shared out among the groups, so that none disturbs another; the first so many of those that are open.
-const (
-	doubtfulAccounts = 100 // of transfers in doubt, and of those that wait for them
-	toucherAccounts  = 300 // the other side of those that touch one of these
-	restAccounts     = 500 // the last ones, open and closed: of all others
-)
-
-// open returns the nth account that is open.
-func open(n int) int { return n + n/(closed-1) }
-
-// doubtful is the nth transfer that the dead coordinator leaves.
-func doubtful(n int) transfer { return transfer{"doubtful-" + strconv.Itoa(n), open(n), open(n), 100} }
-
-// blocking is the experiment: a coordinator dies, and others go on.
+// blocking is the experiment with two-phase commit: a coordinator dies, and others go on.
 type blocking struct {
 	databases databases
 	dir       string // of the coordinators' logs
 	at        point
-	doubts    int           // transfers in flight when the coordinator dies
+	inFlight  int           // transfers of the coordinator that dies
 	length    time.Duration // until somebody comes and resolves them
-	patience  time.Duration // of a transfer that waits for a lock
-	clients   int           // of each group
+	crowd     crowd         // of the others, who give up where a lock takes longer than they have patience
 }
+
+// doubtful is the nth transfer of the coordinator that dies.
+func doubtful(n int) move { return move{"doubtful-" + strconv.Itoa(n), open(n), open(n), 100} }
 
 // waiters is how many transfers wait without a time limit.
 const waiters = 2
 
-// waiter is the nth transfer that waits, from an account of its own, for one that is in doubt.
-func (b *blocking) waiter(n int) transfer {
-	t := transfer{"waiter-" + strconv.Itoa(n), open(b.doubts + n), open(n), 100}
+// waiter is the nth of them: from an account of its own, to one of a transfer in doubt.
+func (b *blocking) waiter(n int) move {
+	t := move{"waiter-" + strconv.Itoa(n), open(b.inFlight + n), open(n), 100}
 	if b.at == first { // nothing is in doubt in the second database
 		t.from = open(n)
 	}
 	return t
 }
 
-// maker makes the nth transfer of a client.
-type maker func(rng *rand.Rand, n int) transfer
-
-// groups are the kinds of other transfers.
-func (b *blocking) groups() []string {
-	return []string{"touch an account of a transfer in doubt", "touch an account of one that waits for those", "touch neither"}
-}
-
-// make returns the maker of a group.
-func (b *blocking) make(who int) maker {
-	free := func(rng *rand.Rand) int { return doubtfulAccounts + rng.IntN(toucherAccounts) }
-	rest := func(rng *rand.Rand) int { return accounts - 1 - rng.IntN(restAccounts) }
-	return []maker{
-		func(rng *rand.Rand, n int) transfer {
-			if n%2 == 0 {
-				return transfer{from: doubtful(rng.IntN(b.doubts)).from, to: open(free(rng)), amount: 1}
-			}
-			return transfer{from: open(free(rng)), to: doubtful(rng.IntN(b.doubts)).to, amount: 1}
-		},
-		func(rng *rand.Rand, _ int) transfer {
-			return transfer{from: b.waiter(rng.IntN(waiters)).from, to: rest(rng), amount: 1}
-		},
-		func(rng *rand.Rand, _ int) transfer { return transfer{from: rest(rng), to: rest(rng), amount: 1} },
-	}[who]
-}
-
 // run lets the coordinator die and be resolved.
 func (b *blocking) run(ctx context.Context) (s scene, err error) {
-	s = scene{What: "the coordinator, killed with its transfers at the point \"" + string(b.at) + "\"", Money: money, InDoubt: b.doubts}
-	dead := job{b.databases, "dead", filepath.Join(b.dir, "dead.log"), b.at, b.doubts}
+	s = scene{Dead: fmt.Sprintf("a coordinator of two-phase commit, killed at the point %q", b.at), InFlight: b.inFlight}
+	dead := job{b.databases, "dead", filepath.Join(b.dir, "dead.log"), b.at, b.inFlight}
 	killed, err := killCoordinator(ctx, dead)
 	if err != nil {
 		return s, err
@@ -113,30 +48,21 @@ func (b *blocking) run(ctx context.Context) (s scene, err error) {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, living.close()) }()
-
-	type wait struct {
-		time.Duration
-		err error
-	}
 	waits := make(chan wait, waiters)
 	for n := range waiters {
-		go func() {
-			began := time.Now()
-			err := b.wait(ctx, living, b.waiter(n))
-			waits <- wait{time.Since(began), err}
-		}()
+		waitFor(waits, func() error { return b.wait(ctx, living, b.waiter(n)) })
 	}
 	if err := b.databases.waiting(ctx, waiters); err != nil {
 		return s, err
 	}
-	if s.Groups, err = b.others(ctx, living, "while", b.length-time.Since(killed)); err != nil {
+	if s.Meanwhile, err = b.crowd.run(ctx, b.kinds(living, "meanwhile"), b.length-time.Since(killed)); err != nil {
 		return s, err
 	}
 	seen, err := b.databases.sums(ctx)
 	if err != nil {
 		return s, err
 	}
-	s.MoneySeen = seen.money()
+	s.MoneySeen, s.Money = seen.money(), money+seen.Paid
 
 	log, err := openDecisions(dead.Log) // its lock went with the process
 	if err != nil {
@@ -146,7 +72,8 @@ func (b *blocking) run(ctx context.Context) (s scene, err error) {
 	if s.Verdicts, err = resolve(ctx, b.databases, dead.Name, log); err != nil {
 		return s, err
 	}
-	s.Seconds = time.Since(killed).Seconds()
+	resolved := time.Now()
+	s.Seconds = resolved.Sub(killed).Seconds()
 	for range waiters {
 		w := <-waits
 		if w.err != nil {
@@ -154,7 +81,8 @@ func (b *blocking) run(ctx context.Context) (s scene, err error) {
 		}
 		s.Waited = append(s.Waited, w.Seconds())
 	}
-	if s.After, err = b.others(ctx, living, "after", b.length/5); err != nil {
+	s.Ended = time.Since(resolved).Seconds()
+	if s.After, err = b.crowd.run(ctx, b.kinds(living, "afterwards"), b.length/5); err != nil {
 		return s, err
 	}
 	_, err = b.databases.check(ctx)
@@ -162,7 +90,7 @@ func (b *blocking) run(ctx context.Context) (s scene, err error) {
 }
 
 // wait carries out a transfer without a time limit.
-func (b *blocking) wait(ctx context.Context, log *decisions, t transfer) error {
+func (b *blocking) wait(ctx context.Context, log *decisions, t move) error {
 	c, err := newCoordinator(ctx, b.databases, "living", log, 0)
 	if err != nil {
 		return err
@@ -171,80 +99,44 @@ func (b *blocking) wait(ctx context.Context, log *decisions, t transfer) error {
 	return errors.Join(err, c.close(ctx))
 }
 
-// others lets clients of every group work for a while.
-func (b *blocking) others(ctx context.Context, log *decisions, phase string, length time.Duration) ([]group, error) {
-	var (
-		all   sync.WaitGroup
-		mu    sync.Mutex
-		errs  error
-		names = b.groups()
-		found = make([]group, len(names))
-		took  = make([][]time.Duration, len(names))
-	)
-	until := time.Now().Add(length)
-	for who := range names {
-		for n := range b.clients {
-			all.Go(func() {
-				client := strconv.Itoa(who) + "-" + strconv.Itoa(n)
-				g, times, err := b.client(ctx, log, phase+"-"+client, b.make(who), rand.New(rand.NewPCG(uint64(who), uint64(n))), until)
-				mu.Lock()
-				defer mu.Unlock()
-				errs = errors.Join(errs, err)
-				found[who].add(g)
-				took[who] = append(took[who], times...)
-			})
-		}
+// kinds are the clients of a living coordinator, which has its own log.
+func (b *blocking) kinds(log *decisions, phase string) []kind {
+	asking := func(who string, do func(ctx context.Context, c *coordinator, rng *rand.Rand, id string) (outcome, error)) kind {
+		return kind{who, func(ctx context.Context, number int) (func(int) (outcome, error), func() error, error) {
+			c, err := newCoordinator(ctx, b.databases, "living", log, b.crowd.patience)
+			if err != nil {
+				return nil, nil, err
+			}
+			rng := rand.New(rand.NewPCG(uint64(number), 0))
+			ask := func(n int) (outcome, error) {
+				return do(ctx, c, rng, fmt.Sprintf("%s, %s, %d-%d", phase, who, number, n))
+			}
+			return ask, func() error { return c.close(ctx) }, nil
+		}}
 	}
-	all.Wait()
-	for who, name := range names {
-		found[who].Who = name
-		found[who].P50, found[who].Max = spread(took[who])
+	transfers := func(who string, next func(*rand.Rand) move) kind {
+		return asking(who, func(ctx context.Context, c *coordinator, rng *rand.Rand, id string) (outcome, error) {
+			t := next(rng)
+			t.id = id
+			return c.do(ctx, t)
+		})
 	}
-	return found, errs
+	return []kind{
+		asking(payIns, func(ctx context.Context, c *coordinator, rng *rand.Rand, id string) (outcome, error) {
+			return c.payIn(ctx, id, doubtful(rng.IntN(b.inFlight)).from, 1)
+		}),
+		transfers(touchers, func(rng *rand.Rand) move { return touching(rng, b.inFlight, doubtful) }),
+		transfers(waitersTouchers, func(rng *rand.Rand) move {
+			return move{from: b.waiter(rng.IntN(waiters)).from, to: someOther(rng), amount: 1}
+		}),
+		transfers(others, apart),
+	}
 }
 
-// client carries out one transfer after another.
-func (b *blocking) client(ctx context.Context, log *decisions, name string, next maker, rng *rand.Rand, until time.Time) (g group, took []time.Duration, err error) {
-	c, err := newCoordinator(ctx, b.databases, "living", log, b.patience)
-	if err != nil {
-		return g, nil, err
-	}
-	defer func() { err = errors.Join(err, c.close(ctx)) }()
-	for n := 0; time.Now().Before(until); n++ {
-		t := next(rng, n)
-		t.id = name + "-" + strconv.Itoa(n)
-		began := time.Now()
-		what, err := c.do(ctx, t)
-		if err != nil {
-			return g, took, err
-		}
-		took = append(took, time.Since(began))
-		g.Asked++
-		switch what {
-		case completed:
-			g.Completed++
-		case refused:
-			g.Refused++
-		case gaveUp:
-			g.Blocked++
-		}
-	}
-	return g, took, nil
-}
-
-func (g *group) add(o group) {
-	g.Asked += o.Asked
-	g.Completed += o.Completed
-	g.Refused += o.Refused
-	g.Blocked += o.Blocked
-}
-
-// spread returns the median and the longest of some times, in milliseconds.
-func spread(times []time.Duration) (p50, longest float64) {
-	if len(times) == 0 {
-		return 0, 0
-	}
-	slices.Sort(times)
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	return ms(times[len(times)/2]), ms(times[len(times)-1])
-}
+// The kinds of clients.
+const (
+	payIns          = "pay-ins where a transfer is in flight"
+	touchers        = "transfers that touch one in flight"
+	waitersTouchers = "transfers that touch one that waits for those"
+	others          = "transfers that touch neither"
+)

@@ -12,13 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// transfer moves an amount from an account of the first database to one of the second.
-type transfer struct {
-	id       string
-	from, to int
-	amount   int64
-}
-
 // A point is a moment of a transfer at which its coordinator may die.
 type point string
 
@@ -38,7 +31,7 @@ type coordinator struct {
 	log           *decisions
 	first, second *side
 	stop          point
-	hold          func(transfer) // is called at stop, and does not return
+	hold          func(move) // is called at stop, and does not return
 }
 
 // side is a connection to one of the two databases.
@@ -85,18 +78,19 @@ func (c *coordinator) close(ctx context.Context) error {
 	return errors.Join(c.first.Close(ctx), c.second.Close(ctx))
 }
 
-// What became of a transfer.
-type outcome int
-
-const (
-	completed outcome = iota
-	refused           // by a rule of one of the databases; recorded in the first
-	gaveUp            // a lock was not to be had in time; nothing happened
-)
+// payIn puts money to an account of the first database, with a record of it: a transaction of that database alone.
+func (c *coordinator) payIn(ctx context.Context, id string, account int, amount int64) (outcome, error) {
+	_, err := c.first.Exec(ctx, "WITH noted AS (INSERT INTO payment VALUES ($1, $3)) UPDATE account SET balance = balance + $3 WHERE id = $2",
+		id, account, amount)
+	if what, known := classify(err); known {
+		return what, nil
+	}
+	return completed, err
+}
 
 // do carries out a transfer. Both databases are locked in one order by everybody, so that no two transfers wait for each
 // other. On an error it is not known what became of it.
-func (c *coordinator) do(ctx context.Context, t transfer) (outcome, error) {
+func (c *coordinator) do(ctx context.Context, t move) (outcome, error) {
 	gid, amount := c.name+":"+t.id, strconv.FormatInt(t.amount, 10)
 	if what, err := c.first.prepare(ctx, gid, []string{strconv.Itoa(t.from), amount}, []string{t.id}); err != nil || what != completed {
 		return what, errors.Join(err, c.refuse(ctx, t, what))
@@ -114,7 +108,7 @@ func (c *coordinator) do(ctx context.Context, t transfer) (outcome, error) {
 }
 
 // commit tells both databases of the decision, at the same time.
-func (c *coordinator) commit(ctx context.Context, gid string, t transfer) error {
+func (c *coordinator) commit(ctx context.Context, gid string, t move) error {
 	if c.stop == half {
 		err := c.first.run(ctx, commitPrepared(gid+firstSuffix))
 		c.pass(half, t)
@@ -126,7 +120,7 @@ func (c *coordinator) commit(ctx context.Context, gid string, t transfer) error 
 	return errors.Join(err, <-told)
 }
 
-func (c *coordinator) pass(p point, t transfer) {
+func (c *coordinator) pass(p point, t move) {
 	if c.stop == p {
 		c.hold(t)
 	}
@@ -160,7 +154,7 @@ func classify(err error) (what outcome, known bool) {
 	if failed := (*pgconn.PgError)(nil); errors.As(err, &failed) {
 		switch failed.Code {
 		case "23514": // check_violation
-			return refused, true
+			return undone, true
 		case "55P03": // lock_not_available
 			return gaveUp, true
 		}
@@ -169,8 +163,8 @@ func classify(err error) (what outcome, known bool) {
 }
 
 // refuse records that a transfer was refused, if it was.
-func (c *coordinator) refuse(ctx context.Context, t transfer, what outcome) error {
-	if what != refused {
+func (c *coordinator) refuse(ctx context.Context, t move, what outcome) error {
+	if what != undone {
 		return nil
 	}
 	return c.first.run(ctx, "INSERT INTO transfer VALUES ("+quote(t.id)+", false)")

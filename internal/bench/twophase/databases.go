@@ -13,13 +13,6 @@ import (
 	"github.com/dejalog/deja"
 )
 
-const (
-	accounts = 1_000     // on each side
-	deposit  = 1_000_000 // what each account of the first side begins with
-	money    = accounts * deposit
-	closed   = 20 // every so many-th account of the second side is closed: 5 % of the transfers are refused
-)
-
 // databases are the two that a transfer is about: money leaves an account of the first and comes to one of the second.
 type databases struct {
 	Server string `json:"server"` // its DSN
@@ -30,41 +23,44 @@ type databases struct {
 func (d databases) first() string  { return "twophase_accounts_" + d.Run }
 func (d databases) second() string { return "twophase_ledger_" + d.Run }
 
-// schemas are what is made in each. A transfer that a constraint forbids is refused.
-var schemas = [2]string{
+// tables are what two-phase commit has in each. A transfer that a constraint forbids is refused.
+var tables = [2]string{
 	`CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0));
 	 CREATE TABLE transfer (id text PRIMARY KEY, applied bool NOT NULL);
-	 INSERT INTO account SELECT n, ` + strconv.Itoa(deposit) + ` FROM generate_series(0, ` + strconv.Itoa(accounts-1) + `) n`,
+	 CREATE TABLE payment (id text PRIMARY KEY, amount bigint NOT NULL);
+	 INSERT INTO account SELECT n, ` + strconv.Itoa(opening) + ` FROM generate_series(0, ` + strconv.Itoa(perSide-1) + `) n`,
 	`CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL, closed bool NOT NULL, CHECK (NOT closed OR balance = 0));
 	 CREATE TABLE posting (transfer text PRIMARY KEY, account int NOT NULL, amount bigint NOT NULL);
-	 INSERT INTO account SELECT n, 0, n % ` + strconv.Itoa(closed) + ` = ` + strconv.Itoa(closed-1) + ` FROM generate_series(0, ` + strconv.Itoa(accounts-1) + `) n`,
+	 INSERT INTO account SELECT n, 0, n % ` + strconv.Itoa(closed) + ` = ` + strconv.Itoa(closed-1) + ` FROM generate_series(0, ` + strconv.Itoa(perSide-1) + `) n`,
 }
 
-// makeDatabases makes both on a server that allows so many prepared transactions at a time.
-func makeDatabases(ctx context.Context, server string, prepared int) (d databases, err error) {
+// makeDatabases makes both, with tables in them.
+func makeDatabases(ctx context.Context, server string, tables [2]string) (d databases, err error) {
 	conn, err := pgx.Connect(ctx, server)
 	if err != nil {
 		return d, err
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
-	if err := allows(ctx, conn, prepared); err != nil {
-		return d, err
-	}
 	id := deja.NewID()
 	d = databases{server, fmt.Sprintf("%x", id[10:])}
 	for i, name := range []string{d.first(), d.second()} {
 		if _, err := conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
 			return d, errors.Join(err, d.drop(ctx))
 		}
-		if err := d.exec(ctx, name, schemas[i]); err != nil {
+		if err := d.exec(ctx, name, tables[i]); err != nil {
 			return d, errors.Join(err, d.drop(ctx))
 		}
 	}
 	return d, nil
 }
 
-// allows fails unless the server keeps so many transactions prepared.
-func allows(ctx context.Context, conn *pgx.Conn, prepared int) error {
+// allows fails unless a server keeps so many transactions prepared at a time.
+func allows(ctx context.Context, server string, prepared int) (err error) {
+	conn, err := pgx.Connect(ctx, server)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	var setting string
 	if err := conn.QueryRow(ctx, "SHOW max_prepared_transactions").Scan(&setting); err != nil {
 		return err
@@ -154,10 +150,8 @@ func (d databases) waiting(ctx context.Context, connections int) (err error) {
 			d.first(), d.second()).Scan(&n); err != nil {
 			return err
 		}
-		select {
-		case <-time.After(time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := pause(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -166,6 +160,7 @@ func (d databases) waiting(ctx context.Context, connections int) (err error) {
 // sums are what a reader sees in both databases.
 type sums struct {
 	First, Second      int64 // the money
+	Paid               int64 // what was paid in
 	Applied, Refused   int   // ends
 	Postings, Prepared int
 }
@@ -183,9 +178,9 @@ func (d databases) sums(ctx context.Context) (s sums, err error) {
 	}
 	var prepared int
 	err = errors.Join(
-		read(d.first(), `SELECT (SELECT sum(balance) FROM account)::bigint, (SELECT count(*) FROM transfer WHERE applied),
+		read(d.first(), `SELECT (SELECT sum(balance) FROM account)::bigint, (SELECT coalesce(sum(amount), 0) FROM payment)::bigint, (SELECT count(*) FROM transfer WHERE applied),
 			(SELECT count(*) FROM transfer WHERE NOT applied), (SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database())`,
-			&s.First, &s.Applied, &s.Refused, &s.Prepared),
+			&s.First, &s.Paid, &s.Applied, &s.Refused, &s.Prepared),
 		read(d.second(), `SELECT (SELECT sum(balance) FROM account)::bigint, (SELECT count(*) FROM posting),
 			(SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database())`, &s.Second, &s.Postings, &prepared))
 	s.Prepared += prepared
@@ -198,8 +193,8 @@ func (d databases) check(ctx context.Context) (sums, error) {
 	switch {
 	case err != nil:
 		return s, err
-	case s.money() != money:
-		return s, fmt.Errorf("there was %d of money, and there is %d", money, s.money())
+	case s.money() != money+s.Paid:
+		return s, fmt.Errorf("there is %d of money, and there should be %d", s.money(), money+s.Paid)
 	case s.Applied != s.Postings:
 		return s, fmt.Errorf("%d transfers are applied, and %d are posted", s.Applied, s.Postings)
 	case s.Prepared != 0:

@@ -33,9 +33,10 @@ func main() {
 
 // settings are the command line.
 type settings struct {
-	postgres, only   string
+	kafka, postgres  string
+	only             string
 	at               string
-	doubts           int
+	inFlight         int
 	length, patience time.Duration
 	transfers, runs  int
 	json             bool
@@ -49,7 +50,8 @@ type part struct {
 
 var parts = []part{
 	{"coordinator", "a coordinator of two-phase commit dies, and others go on", coordinatorDies},
-	{"throughput", "transfers by two-phase commit, nobody dies", rates},
+	{"service", "a service of deja dies, and others go on", serviceDies},
+	{"throughput", "transfers when nothing dies, by both", rates},
 }
 
 func partNames() string {
@@ -85,6 +87,9 @@ func command(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	if len(args) > 0 && args[0] == coordinatorCommand {
 		return fail(coordinate(stdin, stdout))
 	}
+	if len(args) > 0 && args[0] == serviceCommand {
+		return fail(serve(stdin))
+	}
 	e := &experiment{stderr: stderr, Go: runtime.Version(), CPUs: runtime.NumCPU()}
 	if err := e.set.parse(args, stderr); errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -105,10 +110,11 @@ func command(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 func (s *settings) parse(args []string, stderr io.Writer) error {
 	flags := flag.NewFlagSet("twophase", flag.ContinueOnError)
 	flags.SetOutput(stderr)
+	flags.StringVar(&s.kafka, "kafka", os.Getenv("DEJA_TEST_KAFKA"), "bootstrap `ADDRESSES` (else $DEJA_TEST_KAFKA); for the part service")
 	flags.StringVar(&s.postgres, "postgres", os.Getenv("DEJA_TEST_POSTGRES"), "`DSN` of a server (else $DEJA_TEST_POSTGRES); databases of its own are made there, and dropped")
 	flags.StringVar(&s.only, "only", partNames(), "a comma-separated list of `parts`")
 	flags.StringVar(&s.at, "at", string(prepared), fmt.Sprintf("the `point` at which the coordinator dies: %s", points))
-	flags.IntVar(&s.doubts, "in-flight", 10, "transfers of the coordinator that dies")
+	flags.IntVar(&s.inFlight, "in-flight", 10, "transfers of the coordinator that dies")
 	flags.DurationVar(&s.length, "for", 5*time.Second, "how long it stays dead")
 	flags.DurationVar(&s.patience, "patience", 500*time.Millisecond, "how long others wait for a lock")
 	flags.IntVar(&s.transfers, "transfers", 4_000, "to measure the throughput with")
@@ -124,8 +130,8 @@ func (s *settings) parse(args []string, stderr io.Writer) error {
 		return errors.New("no server: start one with `export $(scripts/services up)`, or give -postgres")
 	case !slices.Contains(points, point(s.at)):
 		return fmt.Errorf("-at: there is no point %q; there are %s", s.at, points)
-	case s.doubts < waiters || s.doubts > doubtfulAccounts-waiters:
-		return fmt.Errorf("-in-flight is from %d to %d", waiters, doubtfulAccounts-waiters)
+	case s.inFlight < waiters || s.inFlight > inFlightShare-waiters:
+		return fmt.Errorf("-in-flight is from %d to %d", waiters, inFlightShare-waiters)
 	case s.length <= 0 || s.patience < time.Millisecond || s.transfers < 1 || s.runs < 1:
 		return errors.New("-for, -patience, -transfers and -runs are above 0")
 	}
@@ -155,8 +161,8 @@ func (e *experiment) run(ctx context.Context) (err error) {
 }
 
 // with makes two databases for a part.
-func (e *experiment) with(ctx context.Context, prepared int, do func(databases) error) (err error) {
-	d, err := makeDatabases(ctx, e.set.postgres, prepared)
+func (e *experiment) with(ctx context.Context, tables [2]string, do func(databases) error) (err error) {
+	d, err := makeDatabases(ctx, e.set.postgres, tables)
 	if err != nil {
 		return err
 	}
@@ -164,29 +170,62 @@ func (e *experiment) with(ctx context.Context, prepared int, do func(databases) 
 	return do(d)
 }
 
-const clients = 4 // of each group of transfers, while something is dead
+const clients = 4 // of each kind, while something is dead
 
 func coordinatorDies(ctx context.Context, e *experiment) error {
-	return e.with(ctx, 2*(e.set.doubts+waiters+3*clients), func(d databases) error {
-		b := blocking{d, e.dir, point(e.set.at), e.set.doubts, e.set.length, e.set.patience, clients}
+	if err := allows(ctx, e.set.postgres, 2*(e.set.inFlight+waiters+4*clients)); err != nil {
+		return err
+	}
+	return e.with(ctx, tables, func(d databases) error {
+		b := blocking{d, e.dir, point(e.set.at), e.set.inFlight, e.set.length, crowd{clients, e.set.patience}}
 		s, err := b.run(ctx)
 		e.Scenes = append(e.Scenes, s)
 		return err
 	})
 }
 
-func rates(ctx context.Context, e *experiment) error {
-	m := throughput{e.dir, e.set.transfers, e.set.runs}
-	return e.with(ctx, 2*32, func(d databases) error {
-		for _, inFlight := range []int{1, 8, 32} {
-			r, err := m.measure(ctx, d, rate{How: "each", InFlight: inFlight, Transfers: m.transfers}, m.each)
-			if err != nil {
-				return err
-			}
-			e.Rates = append(e.Rates, r)
-		}
-		r, err := m.measure(ctx, d, rate{How: "batch", InFlight: batchSize, Transfers: 25 * m.transfers}, m.batches)
-		e.Rates = append(e.Rates, r)
+func serviceDies(ctx context.Context, e *experiment) error {
+	return e.withServices(ctx, func(p *pair) error {
+		o := outage{p, e.set.inFlight, e.set.length, crowd{clients, e.set.patience}}
+		scenes, err := o.run(ctx)
+		e.Scenes = append(e.Scenes, scenes...)
 		return err
 	})
+}
+
+// withServices makes what two services need, for a part.
+func (e *experiment) withServices(ctx context.Context, do func(*pair) error) error {
+	if e.set.kafka == "" {
+		return errors.New("no Kafka: start one with `export $(scripts/services up)`, or give -kafka")
+	}
+	return e.with(ctx, [2]string{}, func(d databases) (err error) {
+		dir, err := os.MkdirTemp(e.dir, "services-")
+		if err != nil {
+			return err
+		}
+		p, err := openPair(ctx, services{e.set.kafka, d, dir})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.close()) }()
+		return do(p)
+	})
+}
+
+func rates(ctx context.Context, e *experiment) error {
+	if err := allows(ctx, e.set.postgres, 2*most); err != nil {
+		return err
+	}
+	m := throughput{e.dir, e.set.transfers, e.set.runs}
+	return errors.Join(
+		e.with(ctx, tables, func(d databases) error {
+			rs, err := m.twoPhase(ctx, d)
+			e.Rates = append(e.Rates, rs...)
+			return err
+		}),
+		e.withServices(ctx, func(p *pair) error {
+			rs, err := m.services(ctx, p)
+			e.Rates = append(e.Rates, rs...)
+			return err
+		}))
 }

@@ -14,40 +14,46 @@ func (e *experiment) print(w io.Writer) {
 	if len(e.Rates) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "%-40s %10s %10s %12s\n", "two-phase commit, "+fmt.Sprint(e.CPUs)+" CPUs", "refused", "p50 ms", "transfers/s")
+	const head, row = "%-50s %9s %7s %9s %12s\n", "%-50s %9d %5.1f %% %9s %12.0f\n"
+	fmt.Fprintf(w, head, fmt.Sprintf("%d CPUs for all", e.CPUs), "in flight", "undone", "p50 ms", "transfers/s")
 	for _, r := range e.Rates {
-		how := fmt.Sprintf("%d in flight, each in transactions of its own", r.InFlight)
-		if r.How == "batch" {
-			how = fmt.Sprintf("%d together in one transaction a side", r.InFlight)
+		p50 := "-"
+		if r.P50 > 0 {
+			p50 = fmt.Sprintf("%.1f", r.P50)
 		}
-		fmt.Fprintf(w, "%-46s %4.1f %% %10.1f %12.0f\n", how, 100*float64(r.Refused)/float64(r.Transfers), r.P50, r.PerSecond)
+		fmt.Fprintf(w, row, r.By, r.InFlight, 100*float64(r.Undone)/float64(r.Transfers), p50, r.PerSecond)
 	}
 }
 
 func (s *scene) print(w io.Writer) {
-	fmt.Fprintf(w, "dead for %.1f s: %s\n\n", s.Seconds, s.What)
-	table := func(when string, groups []group) {
-		fmt.Fprintf(w, "%-46s %9s %9s %9s %9s %9s %9s\n", when, "asked", "completed", "refused", "blocked", "p50 ms", "max ms")
-		for _, g := range groups {
-			fmt.Fprintf(w, "  %-44s %9d %9d %9d %9d %9.1f %9.1f\n", g.Who, g.Asked, g.Completed, g.Refused, g.Blocked, g.P50, g.Max)
-		}
-		fmt.Fprintln(w)
-	}
-	table("meanwhile, other transfers that", s.Groups)
+	fmt.Fprintf(w, "%s; %d transfers in flight\n\n", s.Dead, s.InFlight)
+	printGroups(w, "meanwhile", s.Meanwhile)
+	fmt.Fprintf(w, "a reader of both databases saw %d of %d\n", s.MoneySeen, s.Money)
 	if len(s.Waited) > 0 {
-		fmt.Fprintf(w, "%d without a time limit waited %s s\n", len(s.Waited), strings.Trim(fmt.Sprintf("%.1f", s.Waited), "[]"))
+		fmt.Fprintf(w, "transfers without a time limit waited %s s\n", strings.Trim(fmt.Sprintf("%.1f", s.Waited), "[]"))
 	}
-	fmt.Fprintf(w, "a reader of both databases saw %d of %d\n\n", s.MoneySeen, s.Money)
-	if len(s.Verdicts) > 0 {
-		fmt.Fprintf(w, "resolved by the coordinator's log, %d statements; the first on each side:\n", len(s.Verdicts))
-		last := ""
-		for _, v := range s.Verdicts {
-			if v.Database != last {
-				fmt.Fprintf(w, "  %s: %s -- %s\n", v.Database, v.Statement, v.Why)
-			}
-			last = v.Database
+	last := ""
+	for i, v := range s.Verdicts {
+		if i == 0 {
+			fmt.Fprintf(w, "done by hand, from the coordinator's log: %d statements, of which the first in each database\n", len(s.Verdicts))
 		}
-		fmt.Fprintln(w)
+		if v.Database != last {
+			fmt.Fprintf(w, "  %s: %s -- %s\n", v.Database, v.Statement, v.Why)
+		}
+		last = v.Database
 	}
-	table("afterwards, those that", s.After)
+	fmt.Fprintf(w, "dead for %.1f s; all that had waited had ended %.1f s later\n\n", s.Seconds, s.Ended)
+	printGroups(w, "afterwards", s.After)
+}
+
+func printGroups(w io.Writer, when string, groups []group) {
+	if len(groups) == 0 {
+		return
+	}
+	const head, row = "%-46s %9s %9s %7s %7s %7s %7s %7s %7s\n", "  %-44s %9d %9d %7d %7d %7d %7d %7.1f %7.1f\n"
+	fmt.Fprintf(w, head, when, "asked", "completed", "undone", "waiting", "gave up", "late", "p50 ms", "max ms")
+	for _, g := range groups {
+		fmt.Fprintf(w, row, g.Who, g.Asked, g.Completed, g.Undone, g.Waiting, g.GaveUp, g.Late, g.P50, g.Max)
+	}
+	fmt.Fprintln(w)
 }

@@ -11,56 +11,83 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/examples/transfers/accounts"
+	"github.com/dejalog/deja/examples/transfers/ledger"
 )
 
 // A rate is how fast transfers went.
 type rate struct {
-	How       string  `json:"how"`
+	By        string  `json:"by"`
 	InFlight  int     `json:"in_flight"`
 	Transfers int     `json:"transfers"`
-	Refused   int     `json:"refused"`
-	PerSecond float64 `json:"per_second"` // the median of the runs
-	P50       float64 `json:"p50_ms"`     // of a transfer, or of a batch
+	Undone    int     `json:"undone"`
+	PerSecond float64 `json:"per_second"`       // the median of the runs
+	P50       float64 `json:"p50_ms,omitempty"` // of a transfer, from asking to its end; of a batch's, the batch's
 }
 
-// throughput measures transfers between accounts taken at random, in databases of its own that it checks at the end.
+// throughput measures transfers between accounts taken at random.
 type throughput struct {
 	dir       string // of the coordinators' logs
 	transfers int
 	runs      int
 }
 
-// random makes transfers between any two accounts.
-func random(rng *rand.Rand, _ int) transfer {
-	return transfer{from: rng.IntN(accounts), to: rng.IntN(accounts), amount: 1 + rng.Int64N(100)}
+// concurrencies are how many transfers are in flight, by turns.
+var concurrencies = []int{1, 8, 32}
+
+// most is how many transactions of each database that is.
+const most = 32
+
+// twoPhase measures two-phase commit.
+func (m *throughput) twoPhase(ctx context.Context, d databases) (rates []rate, err error) {
+	ends := func() (int, error) {
+		s, err := d.check(ctx)
+		return s.Applied + s.Refused, err
+	}
+	measure := func(r rate, run func(context.Context, databases, *decisions, string, *rate) ([]time.Duration, error)) {
+		if err != nil {
+			return
+		}
+		r, err = m.measure(r, ends, func(name string, r *rate) ([]time.Duration, error) {
+			log, err := openDecisions(filepath.Join(m.dir, name+".log"))
+			if err != nil {
+				return nil, err
+			}
+			took, err := run(ctx, d, log, name, r)
+			return took, errors.Join(err, log.close())
+		})
+		rates = append(rates, r)
+	}
+	for _, n := range concurrencies {
+		measure(rate{By: "two-phase commit, each by itself", InFlight: n, Transfers: m.transfers}, coordinated)
+	}
+	measure(rate{By: "two-phase commit, a transaction for all in flight", InFlight: batchSize, Transfers: 25 * m.transfers}, batched)
+	return rates, err
 }
 
-// measure takes the median of some runs.
-func (m *throughput) measure(ctx context.Context, d databases, r rate, run func(ctx context.Context, d databases, log *decisions, name string, r *rate) ([]time.Duration, error)) (rate, error) {
+// measure takes the median of some runs, each of which must give every transfer one end and leave money whole.
+func (m *throughput) measure(r rate, ends func() (int, error), run func(name string, r *rate) ([]time.Duration, error)) (rate, error) {
 	var rates, p50s []float64
 	for n := range m.runs {
-		before, err := d.sums(ctx)
+		before, err := ends()
 		if err != nil {
 			return r, err
 		}
-		name := r.How + "-" + strconv.Itoa(r.InFlight) + "-" + strconv.Itoa(n)
-		log, err := openDecisions(filepath.Join(m.dir, name+".log"))
-		if err != nil {
-			return r, err
-		}
-		r.Refused = 0
+		r.Undone = 0
 		began := time.Now()
-		took, err := run(ctx, d, log, name, &r)
+		took, err := run(fmt.Sprintf("%s, %d, %d", r.By, r.InFlight, n), &r)
 		elapsed := time.Since(began)
-		if err := errors.Join(err, log.close()); err != nil {
-			return r, err
-		}
-		after, err := d.check(ctx)
 		if err != nil {
 			return r, err
 		}
-		if ends := after.Applied + after.Refused - before.Applied - before.Refused; ends != r.Transfers {
-			return r, fmt.Errorf("%d transfers have %d ends", r.Transfers, ends)
+		after, err := ends()
+		if err != nil {
+			return r, err
+		}
+		if after-before != r.Transfers {
+			return r, fmt.Errorf("%d transfers have %d ends", r.Transfers, after-before)
 		}
 		p50, _ := spread(took)
 		rates, p50s = append(rates, float64(r.Transfers)/elapsed.Seconds()), append(p50s, p50)
@@ -74,8 +101,8 @@ func median(vs []float64) float64 {
 	return vs[len(vs)/2]
 }
 
-// each carries out transfers one by one, so many at the same time.
-func (m *throughput) each(ctx context.Context, d databases, log *decisions, name string, r *rate) ([]time.Duration, error) {
+// each carries out transfers, so many at the same time, each of which is known when it has ended.
+func (r *rate) each(name string, open func() (do func(move) (outcome, error), end func() error, err error)) ([]time.Duration, error) {
 	var (
 		all  sync.WaitGroup
 		next atomic.Int64
@@ -85,24 +112,24 @@ func (m *throughput) each(ctx context.Context, d databases, log *decisions, name
 	)
 	for worker := range r.InFlight {
 		all.Go(func() {
-			c, err := newCoordinator(ctx, d, name, log, 0)
+			do, end, err := open()
 			if err != nil {
 				errs <- err
 				return
 			}
 			rng := rand.New(rand.NewPCG(uint64(worker), 0))
 			for n := next.Add(1) - 1; n < int64(r.Transfers) && err == nil; n = next.Add(1) - 1 {
-				t := random(rng, 0)
+				t := random(rng)
 				t.id = name + "-" + strconv.FormatInt(n, 10)
 				began := time.Now()
 				var what outcome
-				what, err = c.do(ctx, t)
+				what, err = do(t)
 				took[n] = time.Since(began)
-				if what == refused {
+				if what == undone {
 					no.Add(1)
 				}
 			}
-			errs <- errors.Join(err, c.close(ctx))
+			errs <- errors.Join(err, end())
 		})
 	}
 	all.Wait()
@@ -110,36 +137,103 @@ func (m *throughput) each(ctx context.Context, d databases, log *decisions, name
 	for range r.InFlight {
 		err = errors.Join(err, <-errs)
 	}
-	r.Refused = int(no.Load())
+	r.Undone = int(no.Load())
 	return took, err
 }
 
-// batchSize is how many transfers a transaction of [throughput.batches] has.
+// coordinated carries out transfers by two-phase commit, one by one.
+func coordinated(ctx context.Context, d databases, log *decisions, name string, r *rate) ([]time.Duration, error) {
+	return r.each(name, func() (func(move) (outcome, error), func() error, error) {
+		c, err := newCoordinator(ctx, d, name, log, 0)
+		if err != nil {
+			return nil, nil, err
+		}
+		return func(t move) (outcome, error) { return c.do(ctx, t) }, func() error { return c.close(ctx) }, nil
+	})
+}
+
 const batchSize = 1_000
 
-// batches carries out many transfers in one transaction of each database: the cost of two-phase commit is that of the
+// batched carries out many transfers in one transaction of each database: the cost of two-phase commit is that of the
 // transaction, and is shared.
-func (m *throughput) batches(ctx context.Context, d databases, log *decisions, name string, r *rate) (took []time.Duration, err error) {
+func batched(ctx context.Context, d databases, log *decisions, name string, r *rate) (took []time.Duration, err error) {
 	c, err := newCoordinator(ctx, d, name, log, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.close(ctx)) }()
-	rng := rand.New(rand.NewPCG(0, 0))
-	for done := 0; done < r.Transfers; {
-		batch := make([]transfer, min(batchSize, r.Transfers-done))
-		for i := range batch {
-			batch[i] = random(rng, 0)
-			batch[i].id = name + "-" + strconv.Itoa(done+i)
-		}
+	for ts := range r.batches(name) {
 		began := time.Now()
-		no, err := c.together(ctx, "batch-"+strconv.Itoa(done), batch)
+		no, err := c.together(ctx, ts[0].id, ts)
 		if err != nil {
 			return took, err
 		}
 		took = append(took, time.Since(began))
-		r.Refused += no
-		done += len(batch)
+		r.Undone += no
 	}
 	return took, nil
+}
+
+// batches yields transfers, [rate.InFlight] at a time.
+func (r *rate) batches(name string) func(yield func([]move) bool) {
+	return func(yield func([]move) bool) {
+		rng := rand.New(rand.NewPCG(0, 0))
+		for done := 0; done < r.Transfers; {
+			ts := make([]move, min(r.InFlight, r.Transfers-done))
+			for i := range ts {
+				ts[i] = random(rng)
+				ts[i].id = name + "-" + strconv.Itoa(done+i)
+			}
+			done += len(ts)
+			if !yield(ts) {
+				return
+			}
+		}
+	}
+}
+
+// services measures the same transfers between two services of deja.
+func (m *throughput) services(ctx context.Context, p *pair) (rates []rate, err error) {
+	first, err := p.start(ctx, accounts.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, first.kill()) }()
+	second, err := p.start(ctx, ledger.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, second.kill()) }()
+	if err := p.prepare(ctx); err != nil {
+		return nil, err
+	}
+	ends := func() (int, error) {
+		b, err := p.read(ctx)
+		if err != nil {
+			return 0, err
+		}
+		return len(b.transfers), b.check(money + p.paidIn.Load())
+	}
+	for _, n := range concurrencies {
+		r, err := m.measure(rate{By: "deja, each asked for when another has ended", InFlight: n, Transfers: min(m.transfers, 250*n)}, ends,
+			func(name string, r *rate) ([]time.Duration, error) {
+				return r.each(name, func() (func(move) (outcome, error), func() error, error) {
+					do := func(t move) (outcome, error) { return p.do(ctx, t, 0, deja.AtEnd()) }
+					return do, func() error { return nil }, nil
+				})
+			})
+		if rates = append(rates, r); err != nil {
+			return rates, err
+		}
+	}
+	r, err := m.measure(rate{By: "deja, all asked for in the beginning", InFlight: 5 * m.transfers, Transfers: 5 * m.transfers}, ends,
+		func(name string, r *rate) ([]time.Duration, error) {
+			for ts := range r.batches(name) {
+				if err := p.send(ctx, ts); err != nil {
+					return nil, err
+				}
+			}
+			return nil, p.quiet(ctx)
+		})
+	return append(rates, r), err
 }

@@ -8,14 +8,14 @@ import (
 
 // A batch is transfers that share a transaction of each database.
 type batch struct {
-	transfers []transfer
+	transfers []move
 	balances  map[int]int64 // of the accounts that pay
 	closed    map[int]bool  // of the accounts that get
 }
 
 // together carries out transfers in one transaction of each database, and returns how many of them were refused. Accounts
 // are locked in order, and the databases too, as [coordinator.do] does: nobody waits in a circle.
-func (c *coordinator) together(ctx context.Context, id string, transfers []transfer) (no int, err error) {
+func (c *coordinator) together(ctx context.Context, id string, transfers []move) (no int, err error) {
 	b := batch{transfers, map[int]int64{}, map[int]bool{}}
 	if err := b.lock(ctx, c.first, c.second); err != nil {
 		return 0, err
@@ -48,7 +48,7 @@ func (c *coordinator) together(ctx context.Context, id string, transfers []trans
 	if err := c.log.commit(gid); err != nil {
 		return no, err
 	}
-	return no, c.commit(ctx, gid, transfer{})
+	return no, c.commit(ctx, gid, move{})
 }
 
 // lock begins the transactions, and locks and reads the accounts of the batch.
@@ -82,7 +82,7 @@ func (s *side) lock(ctx context.Context, column string, accounts []int, into []a
 }
 
 // take reports whether neither database has anything against a transfer, after those that were taken before.
-func (b *batch) take(t transfer) bool {
+func (b *batch) take(t move) bool {
 	if b.closed[t.to] || b.balances[t.from] < t.amount {
 		return false
 	}

@@ -12,14 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/dejalog/deja/internal/testenv"
 )
 
 // The program starts itself as a coordinator; here, that is this binary.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == coordinatorCommand {
+	if len(os.Args) > 1 && (os.Args[1] == coordinatorCommand || os.Args[1] == serviceCommand) {
 		main()
 	}
 	os.Exit(m.Run())
@@ -31,12 +29,7 @@ const preparedHere = 100 // transactions that these tests keep prepared at a tim
 func server(t *testing.T) string {
 	t.Helper()
 	dsn := testenv.Postgres(t)
-	conn, err := pgx.Connect(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(t.Context())
-	if err := allows(t.Context(), conn, preparedHere); err != nil {
+	if err := allows(t.Context(), dsn, preparedHere); err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatal(err)
 		}
@@ -48,7 +41,7 @@ func server(t *testing.T) string {
 // setup makes the databases of a small experiment.
 func setup(t *testing.T, at point) *blocking {
 	t.Helper()
-	d, err := makeDatabases(t.Context(), server(t), preparedHere)
+	d, err := makeDatabases(t.Context(), server(t), tables)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +50,7 @@ func setup(t *testing.T, at point) *blocking {
 			t.Error(err)
 		}
 	})
-	return &blocking{d, t.TempDir(), at, 3, time.Second, 250 * time.Millisecond, 2}
+	return &blocking{d, t.TempDir(), at, 3, time.Second, crowd{2, 250 * time.Millisecond}}
 }
 
 func TestADeadCoordinatorBlocksWhoTouchesItsAccountsUntilItIsResolved(t *testing.T) {
@@ -70,17 +63,21 @@ func TestADeadCoordinatorBlocksWhoTouchesItsAccountsUntilItIsResolved(t *testing
 			if err != nil {
 				t.Fatal(err)
 			}
-			if touch := s.Groups[0]; touch.Blocked == 0 {
+			pay, touch, after, neither := s.Meanwhile[0], s.Meanwhile[1], s.Meanwhile[2], s.Meanwhile[3]
+			if touch.GaveUp == 0 {
 				t.Errorf("nothing was blocked: %+v", touch)
 			}
-			if of := s.Groups[1]; of.Blocked == 0 || of.Completed > 0 {
-				t.Errorf("nothing that waits blocks others: %+v", of)
+			if held := at != half; held && pay.Completed > 0 || !held && pay.GaveUp > 0 || pay.Asked == 0 {
+				t.Errorf("the first database holds a lock %t, and paid in was %+v", held, pay)
 			}
-			if neither := s.Groups[2]; neither.Blocked > 0 || neither.Completed == 0 {
+			if after.GaveUp == 0 || after.Completed > 0 {
+				t.Errorf("who waits does not block others: %+v", after)
+			}
+			if neither.GaveUp > 0 || neither.Completed == 0 {
 				t.Errorf("what has nothing to do with it does not go on: %+v", neither)
 			}
 			for _, g := range s.After {
-				if g.Blocked > 0 || g.Completed == 0 {
+				if g.GaveUp > 0 || g.Completed == 0 {
 					t.Errorf("resolved, and still: %+v", g)
 				}
 			}
@@ -89,20 +86,20 @@ func TestADeadCoordinatorBlocksWhoTouchesItsAccountsUntilItIsResolved(t *testing
 					t.Errorf("one without a time limit waited %.3f s, the coordinator was dead for %.3f s", waited, s.Seconds)
 				}
 			}
-			want, sides, statement := int64(money), 2, "ROLLBACK PREPARED"
+			want, sides, statement := s.Money, 2, "ROLLBACK PREPARED"
 			switch at {
 			case first:
 				sides = 1
 			case decided:
 				statement = "COMMIT PREPARED"
 			case half:
-				sides, statement, want = 1, "COMMIT PREPARED", money-int64(b.doubts)*doubtful(0).amount
+				sides, statement, want = 1, "COMMIT PREPARED", s.Money-int64(b.inFlight)*doubtful(0).amount
 			}
 			if s.MoneySeen != want {
 				t.Errorf("a reader saw %d, want %d", s.MoneySeen, want)
 			}
-			if len(s.Verdicts) != sides*b.doubts {
-				t.Errorf("%d verdicts on %d transfers, on %d sides", len(s.Verdicts), b.doubts, sides)
+			if len(s.Verdicts) != sides*b.inFlight {
+				t.Errorf("%d verdicts on %d transfers, on %d sides", len(s.Verdicts), b.inFlight, sides)
 			}
 			for _, v := range s.Verdicts {
 				if !strings.HasPrefix(v.Statement, statement) {
@@ -113,10 +110,72 @@ func TestADeadCoordinatorBlocksWhoTouchesItsAccountsUntilItIsResolved(t *testing
 	}
 }
 
+// Nobody waits for a service that is dead but those who asked it for something; and they end when it is back, or another of its
+// processes is.
+func TestADeadServiceBlocksNobody(t *testing.T) {
+	if testing.Short() {
+		t.Skip("lets leases of processes run out, which takes seconds")
+	}
+	t.Parallel()
+	brokers := strings.Join(testenv.Kafka(t), ",")
+	d, err := makeDatabases(t.Context(), testenv.Postgres(t), [2]string{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.drop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	const patience = 3 * time.Second // of clients: enough for a machine that has much else to do
+	p, err := openPair(t.Context(), services{brokers, d, t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	o := outage{p, 3, time.Second, crowd{2, patience}}
+	scenes, err := o.run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ledger, worker := scenes[0], scenes[1]
+	pay, transfers := ledger.Meanwhile[0], ledger.Meanwhile[1:]
+	if pay.Completed == 0 || pay.Completed != pay.Asked || pay.Late > 0 {
+		t.Errorf("paid in while the ledger is dead: %+v", pay)
+	}
+	for _, g := range transfers {
+		if g.Waiting == 0 || g.Waiting != g.Asked || g.Late > 0 {
+			t.Errorf("asked for while the ledger is dead: %+v", g)
+		}
+	}
+	for _, g := range ledger.After {
+		if g.Completed == 0 || g.Completed+g.Undone != g.Asked {
+			t.Errorf("asked for when it is back: %+v", g)
+		}
+	}
+	if ledger.MoneySeen >= ledger.Money {
+		t.Errorf("money is on its way, and a reader saw %d of %d", ledger.MoneySeen, ledger.Money)
+	}
+	for _, waited := range ledger.Waited {
+		if waited < o.length.Seconds()/2 {
+			t.Errorf("one waited %.3f s for a ledger that was dead for %.3f s", waited, ledger.Seconds)
+		}
+	}
+	for _, g := range worker.Meanwhile {
+		if g.Completed == 0 || g.Completed+g.Undone != g.Asked {
+			t.Errorf("asked for while one of two processes dies: %+v", g)
+		}
+	}
+}
+
 // Without the log nobody knows what was decided: a guess may be wrong, and then money is gone.
 func TestResolvingByGuessLosesMoney(t *testing.T) {
 	b := setup(t, half)
-	if _, err := killCoordinator(t.Context(), job{b.databases, "dead", filepath.Join(b.dir, "dead.log"), half, b.doubts}); err != nil {
+	if _, err := killCoordinator(t.Context(), job{b.databases, "dead", filepath.Join(b.dir, "dead.log"), half, b.inFlight}); err != nil {
 		t.Fatal(err)
 	}
 	lost, err := openDecisions(filepath.Join(b.dir, "empty.log"))
@@ -177,8 +236,12 @@ func TestTheLogOfDecisions(t *testing.T) {
 
 // Every way of carrying out transfers leaves money whole and each transfer with one end, or measuring it fails.
 func TestThroughputIsOfTransfersThatAreRight(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures two services, which takes seconds")
+	}
 	var stdout, stderr bytes.Buffer
-	args := []string{"-postgres", server(t), "-only", "throughput", "-transfers", "100", "-runs", "1", "-json"}
+	brokers := strings.Join(testenv.Kafka(t), ",")
+	args := []string{"-kafka", brokers, "-postgres", server(t), "-only", "throughput", "-transfers", "60", "-runs", "1", "-json"}
 	if code := command(t.Context(), args, nil, &stdout, &stderr); code != 0 {
 		t.Fatalf("code %d: %s", code, stderr.String())
 	}
@@ -186,16 +249,16 @@ func TestThroughputIsOfTransfersThatAreRight(t *testing.T) {
 	if err := json.Unmarshal(stdout.Bytes(), &e); err != nil {
 		t.Fatal(err)
 	}
-	if len(e.Rates) != 4 {
+	if len(e.Rates) != 2*(len(concurrencies)+1) {
 		t.Errorf("measured %+v", e.Rates)
 	}
 	for _, r := range e.Rates {
-		if r.PerSecond <= 0 || r.Refused == 0 || r.Refused > r.Transfers/4 {
+		if r.PerSecond <= 0 || r.Transfers == 0 || r.Undone > r.Transfers/4 {
 			t.Errorf("measured %+v", r)
 		}
 	}
 	stdout.Reset()
-	if e.print(&stdout); strings.Count(stdout.String(), "\n") != 5 {
+	if e.print(&stdout); strings.Count(stdout.String(), "\n") != 1+len(e.Rates) {
 		t.Errorf("printed\n%s", stdout.String())
 	}
 }

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A scene is what happened to transfers while something was dead.
+type scene struct {
+	Dead      string  `json:"dead"`
+	Seconds   float64 `json:"seconds"` // until it was there again, or somebody had done its work
+	InFlight  int     `json:"in_flight"`
+	Meanwhile []group `json:"meanwhile"`
+	After     []group `json:"afterwards,omitempty"`
+
+	Waited []float64 `json:"waited_seconds,omitempty"` // how long transfers waited that had no time limit
+	Ended  float64   `json:"ended_seconds"`            // after Seconds, all that had waited had ended
+
+	MoneySeen int64 `json:"money_seen"` // what a reader of both databases saw meanwhile
+	Money     int64 `json:"money"`      // what there was
+
+	Verdicts []verdict `json:"by_hand,omitempty"` // what somebody had to do
+}
+
+// A group is what was asked for by clients of one kind, and what became of it.
+type group struct {
+	Who       string  `json:"who"`
+	Asked     int     `json:"asked"`
+	Completed int     `json:"completed"`
+	Undone    int     `json:"undone"`  // refused by a rule of one side, or its time was over
+	Waiting   int     `json:"waiting"` // accepted and not ended: it will, by itself
+	GaveUp    int     `json:"gave_up"` // for a lock that was not to be had in time: nothing happened
+	Late      int     `json:"late"`    // of all these, had no answer within the time that a client has patience
+	P50       float64 `json:"p50_ms"`  // until the answer
+	Max       float64 `json:"max_ms"`
+}
+
+// What became of what a client asked for.
+type outcome int
+
+const (
+	completed outcome = iota
+	undone
+	waiting
+	gaveUp
+)
+
+func (g *group) count(o outcome) {
+	g.Asked++
+	switch o {
+	case completed:
+		g.Completed++
+	case undone:
+		g.Undone++
+	case waiting:
+		g.Waiting++
+	case gaveUp:
+		g.GaveUp++
+	}
+}
+
+// A kind is clients that ask for the same kind of thing.
+type kind struct {
+	who string
+	// client returns what asks for the nth thing, and what ends the client.
+	client func(ctx context.Context, number int) (ask func(n int) (outcome, error), end func() error, err error)
+}
+
+// A crowd is clients that work at the same time: so many of each kind, each asking for one thing after another.
+type crowd struct {
+	clients  int
+	patience time.Duration
+}
+
+// run lets them work for a while.
+func (c crowd) run(ctx context.Context, kinds []kind, length time.Duration) ([]group, error) {
+	var (
+		all   sync.WaitGroup
+		mu    sync.Mutex
+		errs  error
+		found = make([]group, len(kinds))
+		took  = make([][]time.Duration, len(kinds))
+		until = time.Now().Add(length)
+	)
+	for i, k := range kinds {
+		found[i].Who = k.who
+		for number := range c.clients {
+			all.Go(func() {
+				err := k.ask(ctx, number, until, func(o outcome, d time.Duration) {
+					mu.Lock()
+					defer mu.Unlock()
+					found[i].count(o)
+					if took[i] = append(took[i], d); d > c.patience {
+						found[i].Late++
+					}
+				})
+				mu.Lock()
+				defer mu.Unlock()
+				errs = errors.Join(errs, err)
+			})
+		}
+	}
+	all.Wait()
+	for i := range found {
+		found[i].P50, found[i].Max = spread(took[i])
+	}
+	return found, errs
+}
+
+// ask lets a client ask until a time.
+func (k *kind) ask(ctx context.Context, number int, until time.Time, note func(outcome, time.Duration)) (err error) {
+	ask, end, err := k.client(ctx, number)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
+	for n := 0; time.Now().Before(until); n++ {
+		began := time.Now()
+		o, err := ask(n)
+		if err != nil {
+			return err
+		}
+		note(o, time.Since(began))
+	}
+	return nil
+}
+
+// A wait is how long one waited who had no time limit.
+type wait struct {
+	time.Duration
+	err error
+}
+
+// waitFor starts somebody who waits as long as it takes.
+func waitFor(waits chan<- wait, do func() error) {
+	go func() {
+		began := time.Now()
+		err := do()
+		waits <- wait{time.Since(began), err}
+	}()
+}
+
+// spread returns the median and the longest of some times, in milliseconds.
+func spread(times []time.Duration) (p50, longest float64) {
+	if len(times) == 0 {
+		return 0, 0
+	}
+	slices.Sort(times)
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	return ms(times[len(times)/2]), ms(times[len(times)-1])
+}
