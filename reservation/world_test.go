@@ -2,6 +2,7 @@ package reservation_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/dejatest"
@@ -20,6 +21,13 @@ func TestAPoolSurvivesRedeliveryAndCrashes(t *testing.T) {
 	must(reserve{ID: "c", Amount: 6, Until: until})
 	must(cancel{ID: "c", Until: until})
 	must(confirm{ID: "a"})
+	must(reserve{ID: "d", Amount: 6, Until: until})
+	w.Advance(time.Hour)
+	var p reservation.Pool
+	w.State(deja.Stream{Aggregate: "seats", Key: "hamlet"}, &p)
+	if p.Confirmed != 4 || p.Free() != 6 || p.Holds.ByID["d"].Status != reservation.StatusExpired {
+		t.Fatalf("the pool is %+v", p)
+	}
 	before := w.Hash()
 	w.RedeliverAll()
 	w.CrashAtEveryWrite()

@@ -2,6 +2,7 @@ package uniquename_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/dejatest"
@@ -21,6 +22,15 @@ func TestANameSurvivesRedeliveryAndCrashes(t *testing.T) {
 	}
 	must("ana", release(held))
 	must("ana", claim{Owner: "u2", Until: until})
+	must("ana", confirm{Owner: "u2", Until: until})
+	must("ida", claim{Owner: "u3", Until: until})
+	w.Advance(time.Hour)
+	for name, want := range map[string]string{"ana": "u2", "eva": "", "ida": ""} {
+		var n uniquename.Name
+		if w.State(deja.Stream{Aggregate: "handles", Key: name}, &n); n.Owner != want {
+			t.Fatalf("%s is %+v", name, n)
+		}
+	}
 	before := w.Hash()
 	w.RedeliverAll()
 	w.CrashAtEveryWrite()

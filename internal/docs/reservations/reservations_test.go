@@ -201,3 +201,38 @@ func TestAHandleIsOneUsersAtATime(t *testing.T) {
 		}
 	}
 }
+
+// The orders of one service and the seats of another, all messages again and crashes at all calls: an order is paid, one
+// is given up, one is refused, and one is never paid.
+func TestOrdersAndSeatsOfTwoServices(t *testing.T) {
+	w := dejatest.NewWorld(t,
+		&deja.Service{Name: "shop", Aggregates: []deja.AnyAggregate{Orders()}},
+		&deja.Service{Name: "hall", Aggregates: []deja.AnyAggregate{reservation.Aggregate[Seats](24 * time.Hour)}},
+	)
+	w.Must(deja.Request{Key: "hamlet", Command: reservation.Supply[Seats]{Amount: 5}})
+	place := func(order string, seats int64) {
+		w.Must(deja.Request{Key: order, Command: Place{Show: "hamlet", Seats: seats}})
+	}
+	place("paid", 1)
+	w.Must(deja.Request{Key: "paid", Command: Pay{}, Until: deja.AtEnd()})
+	place("given up", 4)
+	w.Must(deja.Request{Key: "given up", Command: GiveUp{}, Until: deja.AtEnd()})
+	place("unpaid", 4)
+	place("refused", 1)
+	w.Advance(15 * time.Minute)
+	for order, want := range map[string]string{"paid": "done", "given up": "failed", "unpaid": "failed", "refused": "failed"} {
+		var o Order
+		if w.State(deja.Stream{Aggregate: "order", Key: order}, &o); o.Phase != want {
+			t.Errorf("order %s is %s", order, o.Phase)
+		}
+	}
+	var p reservation.Pool
+	w.State(deja.Stream{Aggregate: "seats", Key: "hamlet"}, &p)
+	if p.Confirmed != 1 || p.Free() != 4 {
+		t.Errorf("the pool is %+v", p)
+	}
+	w.RedeliverAll()
+	if !testing.Short() {
+		w.CrashAtEveryWrite()
+	}
+}
