@@ -43,7 +43,7 @@ func (t *tx) writeJournal(rs []driver.JournalRecord) error {
 		if err != nil {
 			return err
 		}
-		w, err := p.writer(t.db.conn)
+		w, err := p.writer(t.conn.Conn)
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func (t *tx) writeStates(ss []driver.State) error {
 	if len(ss) == 0 {
 		return nil
 	}
-	st, err := t.db.conn.Prepare(insertState)
+	st, err := t.conn.Prepare(insertState)
 	if err != nil {
 		return err
 	}
@@ -103,14 +103,14 @@ func (t *tx) writeStates(ss []driver.State) error {
 func (t *tx) writeParked(parked, unparked []driver.Parked) error {
 	for i := range parked {
 		p := &parked[i]
-		if err := exec(t.db.conn, "INSERT INTO deja_parked (partition, offset, tenant, aggregate, key, id, n) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		if err := t.conn.exec("INSERT INTO deja_parked (partition, offset, tenant, aggregate, key, id, n) VALUES (?, ?, ?, ?, ?, ?, ?)",
 			p.Partition, p.Offset, p.Stream.Tenant, p.Stream.Aggregate, p.Stream.Key, p.Key[:], p.N); err != nil {
 			return err
 		}
 	}
 	for i := range unparked {
 		p := &unparked[i]
-		if err := exec(t.db.conn, "DELETE FROM deja_parked WHERE partition = ? AND offset = ?", p.Partition, p.Offset); err != nil {
+		if err := t.conn.exec("DELETE FROM deja_parked WHERE partition = ? AND offset = ?", p.Partition, p.Offset); err != nil {
 			return err
 		}
 	}
@@ -124,7 +124,7 @@ const insertRepeat = `INSERT INTO deja_repeats (key, conflict, partition, count,
 func (t *tx) writeRepeats(rs []driver.Repeat) error {
 	for _, i := range t.db.order(len(rs), func(i, j int32) int { return bytes.Compare(rs[i].Key[:], rs[j].Key[:]) }) {
 		r := &rs[i]
-		if err := exec(t.db.conn, insertRepeat, r.Key[:], r.Conflict, r.Partition, r.Count, r.First, r.Last); err != nil {
+		if err := t.conn.exec(insertRepeat, r.Key[:], r.Conflict, r.Partition, r.Count, r.First, r.Last); err != nil {
 			return err
 		}
 	}

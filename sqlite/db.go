@@ -31,11 +31,10 @@ type DB struct {
 	pool        *sqlitex.Pool
 	topics      topics
 	appends     appendQueue
-	ledger      ledger
-	segmentRows int64               // at which a segment of the ledger is sealed
-	scratch     []int32             // of whoever holds the gate: an order to write rows in
-	statements  map[string]prepared // likewise: the projections', by text
-	inTx        atomic.Bool         // the gate's holder is a core transaction, which may take a while
+	parts       parts       // what the stores have of the file
+	segmentRows int64       // at which a segment of a ledger is sealed
+	scratch     []int32     // of whoever holds the gate: an order to write rows in
+	inTx        atomic.Bool // the gate's holder is a core transaction, which may take a while
 
 	closing chan struct{} // closed by Close
 	halting chan struct{} // closed when the database halts
@@ -47,7 +46,7 @@ type DB struct {
 func newDB(path string) *DB {
 	return &DB{
 		path: path, gate: make(chan struct{}, 1), closing: make(chan struct{}), halting: make(chan struct{}),
-		statements: map[string]prepared{}, segmentRows: segmentRows,
+		segmentRows: segmentRows,
 	}
 }
 
@@ -58,9 +57,19 @@ func (db *DB) Path() string { return db.path }
 // value alone: the file is closed by [DB.Close].
 func (db *DB) Log() driver.Log { return newLog(db) }
 
-// Store returns the store in the file, which is a [driver.Joint] of the file's log. Its Close ends
-// the use of that value alone: the file is closed by [DB.Close].
-func (db *DB) Store() driver.Store { return &store{db: db} }
+// Store returns the file's store without a name, which is a [driver.Joint] of the file's log. Its Close ends the use of
+// that value alone: the file is closed by [DB.Close].
+func (db *DB) Store() driver.Store { return &store{part: db.part("")} }
+
+// StoreOf returns the store of a service of that name: one with tables of its own in the file, so that several services
+// can share the file and its log. Otherwise it is as [DB.Store]. The tables are made at its first use, if the file is
+// open for writing; if it is not, and they are not there, calls give [ErrNoStore].
+//
+// Which of its stores a file keeps a service in is for good: [driver.Store.Acquire] on another gives an error that wraps
+// [driver.ErrUnusable]. Projections of all services in a file need tables of different names.
+func (db *DB) StoreOf(service string) driver.Store {
+	return &store{part: db.part(service)}
+}
 
 // Size returns the bytes on disk, with those of the write-ahead log.
 func (db *DB) Size(ctx context.Context) (int64, error) {
@@ -86,7 +95,9 @@ func (db *DB) Size(ctx context.Context) (int64, error) {
 func (db *DB) Close() error {
 	db.once.Do(func() {
 		close(db.closing)
-		db.ledger.tending.close()
+		for _, p := range db.parts.all() {
+			p.ledger.tending.close()
+		}
 		if db.conn == nil {
 			db.closed = db.pool.Close()
 			return
@@ -106,8 +117,10 @@ func (db *DB) Close() error {
 			db.conn.SetBusyTimeout(0)
 			_ = exec(db.conn, "PRAGMA journal_mode = DELETE")
 		}
-		for _, st := range db.statements {
-			_ = st.Finalize() // gives the last step's error again
+		for _, p := range db.parts.all() {
+			for _, st := range p.statements {
+				_ = st.Finalize() // gives the last step's error again
+			}
 		}
 		db.closed = errors.Join(err, db.conn.Close(), db.lock.release(false))
 	})
@@ -244,23 +257,6 @@ func (db *DB) read(ctx context.Context, fn func(c *sqlite.Conn) error) error {
 		return cmp.Or(ctx.Err(), db.usable(), err)
 	}
 	return nil
-}
-
-// readWarm is read for what the engine looks up before each batch: on the connection that writes, whose cache
-// outlives commits. It does not wait for a core transaction.
-func (s *store) readWarm(ctx context.Context, fn func(c *sqlite.Conn) error) error {
-	db := s.db
-	if s.closed.Load() {
-		return ErrClosed
-	}
-	if db.conn == nil || db.inTx.Load() {
-		return db.read(ctx, fn)
-	}
-	if err := db.take(ctx); err != nil {
-		return err
-	}
-	defer db.release()
-	return db.noted(inSnapshot(db.conn, fn))
 }
 
 func inSnapshot(c *sqlite.Conn, fn func(c *sqlite.Conn) error) error {

@@ -47,31 +47,33 @@ func Of(s driver.Store) *DB { return s.(*store).db }
 // RollBack rolls the open transaction back without its knowledge, as the engine does on a full disk.
 func (db *DB) RollBack() { db.rollback() }
 
-// SealAt lets segments of the ledger be sealed at a number of rows.
+// SealAt lets segments of the ledgers be sealed at a number of rows.
 func (db *DB) SealAt(rows int64) { db.segmentRows = rows }
 
 // Filters returns how many sealed segments have a filter in memory, and whether the newest has one of all its keys.
 func (db *DB) Filters() (sealed int, newest bool) {
-	db.ledger.mu.RLock()
-	defer db.ledger.mu.RUnlock()
-	return len(db.ledger.sealed), db.ledger.whole
+	l := &db.part("").ledger
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return len(l.sealed), l.whole
 }
 
 // TendFilters does at once what is done beside all else.
-func (db *DB) TendFilters(ctx context.Context) error { return db.tendFilters(ctx) }
+func (db *DB) TendFilters(ctx context.Context) error { return db.part("").tendFilters(ctx) }
 
-// Roll seals the newest segment of the ledger.
-func (db *DB) Roll() error {
+// Roll seals the newest segment of a store's ledger.
+func Roll(of driver.Store) error {
+	p := of.(*store).part
 	var s *sealing
-	err := db.write(context.Background(), func(c *sqlite.Conn) error {
+	err := p.write(context.Background(), func(c conn) error {
 		segments, err := readSegments(c)
 		if err == nil {
-			s, err = db.seal(c, segments[len(segments)-1])
+			s, err = p.seal(c, segments[len(segments)-1])
 		}
 		return err
 	})
 	if err == nil {
-		db.ledger.committed(s, db)
+		p.ledger.committed(s, p)
 	}
 	return err
 }
@@ -80,7 +82,8 @@ func (db *DB) Roll() error {
 func (db *DB) Fill(keys []deja.ID) error {
 	keys = slices.Clone(keys)
 	slices.SortFunc(keys, compareKeys)
-	err := db.write(context.Background(), func(c *sqlite.Conn) error {
+	p := db.part("")
+	err := p.write(context.Background(), func(c conn) error {
 		segments, err := readSegments(c)
 		if err != nil {
 			return err
@@ -95,13 +98,13 @@ func (db *DB) Fill(keys []deja.ID) error {
 				return err
 			}
 		}
-		db.ledger.add(segments[len(segments)-1], keys, int(db.segmentRows))
-		return exec(c, "UPDATE deja_ledger SET rows = ? WHERE segment = ?", len(keys), segments[len(segments)-1].number)
+		p.ledger.add(segments[len(segments)-1], keys, int(db.segmentRows))
+		return c.exec("UPDATE deja_ledger SET rows = ? WHERE segment = ?", len(keys), segments[len(segments)-1].number)
 	})
 	if err != nil {
 		return err
 	}
-	return db.Roll()
+	return Roll(db.Store())
 }
 
 // backedUp are the store's tables that a backup of it holds, beside the segments of the ledger.
@@ -109,9 +112,12 @@ var backedUp = []string{
 	"deja_lease", "deja_ledger", "deja_ledger_parked", "deja_filters", "deja_states", "deja_parked", "deja_repeats",
 }
 
-// Backup copies the tables of the store, but not those of the log, within the file.
-func (db *DB) Backup() error {
-	return db.write(context.Background(), func(c *sqlite.Conn) error {
+// saved is what a table's copy is called, in the file.
+func (c conn) saved(table string) string { return `"saved_` + c.part.table(table) + `"` }
+
+// Backup copies the tables of a store, but not those of the log, within the file.
+func Backup(of driver.Store) error {
+	return of.(*store).write(context.Background(), func(c conn) error {
 		segments, err := readSegments(c)
 		if err != nil {
 			return err
@@ -121,10 +127,10 @@ func (db *DB) Backup() error {
 			tables = append(tables, s.table())
 		}
 		for _, table := range tables {
-			if err := exec(c, "DROP TABLE IF EXISTS saved_"+table); err != nil {
+			if err := exec(c.Conn, "DROP TABLE IF EXISTS "+c.saved(table)); err != nil {
 				return err
 			}
-			if err := exec(c, "CREATE TABLE saved_"+table+" AS SELECT * FROM "+table); err != nil {
+			if err := exec(c.Conn, "CREATE TABLE "+c.saved(table)+` AS SELECT * FROM "`+c.part.table(table)+`"`); err != nil {
 				return err
 			}
 		}
@@ -132,20 +138,25 @@ func (db *DB) Backup() error {
 	})
 }
 
-// Restore puts the store back to where it was when Backup copied it: it goes back, its journal does not.
-func (db *DB) Restore() error {
-	return db.write(context.Background(), func(c *sqlite.Conn) error {
+// restore fills a table with its copy.
+func (c conn) restore(table string) error {
+	return exec(c.Conn, `INSERT INTO "`+c.part.table(table)+`" SELECT * FROM `+c.saved(table))
+}
+
+// Restore puts a store back to where it was when Backup copied it: it goes back, its journal does not.
+func Restore(of driver.Store) error {
+	return of.(*store).write(context.Background(), func(c conn) error {
 		if err := emptyLedger(c); err != nil {
 			return err
 		}
-		if err := exec(c, "DROP TABLE deja_ledger_1"); err != nil {
+		if err := c.exec("DROP TABLE deja_ledger_1"); err != nil {
 			return err
 		}
 		for _, table := range backedUp {
-			if err := exec(c, "DELETE FROM "+table); err != nil {
+			if err := c.exec("DELETE FROM " + table); err != nil {
 				return err
 			}
-			if err := exec(c, "INSERT INTO "+table+" SELECT * FROM saved_"+table); err != nil {
+			if err := c.restore(table); err != nil {
 				return err
 			}
 		}
@@ -154,12 +165,12 @@ func (db *DB) Restore() error {
 			return err
 		}
 		for i, s := range segments {
-			err := exec(c, "DELETE FROM deja_ledger WHERE segment = ?", s.number)
+			err := c.exec("DELETE FROM deja_ledger WHERE segment = ?", s.number)
 			if err == nil {
 				err = createSegment(c, s)
 			}
 			if err == nil {
-				err = exec(c, "INSERT INTO "+s.table()+" SELECT * FROM saved_"+s.table())
+				err = c.restore(s.table())
 			}
 			if err == nil && i < len(segments)-1 {
 				err = sealTable(c, s)

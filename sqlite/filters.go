@@ -130,13 +130,13 @@ func (l *ledger) filterOf(s segment, room int) *filter.Filter {
 }
 
 // committed takes note of a seal that is durable.
-func (l *ledger) committed(s *sealing, db *DB) {
+func (l *ledger) committed(s *sealing, p *part) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s.oldKeys.filter != nil {
 		l.keep(s.old, s.oldKeys)
 	} else {
-		l.tend(db)
+		l.tend(p)
 	}
 	l.newest, l.growing, l.whole = s.next.stamp, s.nextFilter, true
 }
@@ -180,7 +180,7 @@ type tending struct {
 const tendAgain = 10 * time.Second
 
 // tend starts the work, unless it goes on already. Whoever finds a filter missing calls it.
-func (l *ledger) tend(db *DB) {
+func (l *ledger) tend(p *part) {
 	t := &l.tending
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -191,7 +191,7 @@ func (l *ledger) tend(db *DB) {
 	t.running, t.stop = true, cancel
 	t.done.Go(func() {
 		defer cancel()
-		err := db.tendFilters(ctx)
+		err := p.tendFilters(ctx)
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if t.running = false; err != nil {
@@ -213,11 +213,11 @@ func (t *tending) close() {
 
 // tendFilters gives every sealed segment its filter, and the newest one its own, which grows from then on. Without a
 // connection that writes it only reads what there is.
-func (db *DB) tendFilters(ctx context.Context) error {
-	db.ledger.tending.work.Lock()
-	defer db.ledger.tending.work.Unlock()
+func (p *part) tendFilters(ctx context.Context) error {
+	p.ledger.tending.work.Lock()
+	defer p.ledger.tending.work.Unlock()
 	var segments []segment
-	err := db.read(ctx, func(c *sqlite.Conn) (err error) {
+	err := p.read(ctx, func(c conn) (err error) {
 		segments, err = readSegments(c)
 		return err
 	})
@@ -225,34 +225,34 @@ func (db *DB) tendFilters(ctx context.Context) error {
 		return err
 	}
 	var failed error
-	for _, s := range db.ledger.lacking(segments) {
-		set, err := db.loadFilter(ctx, s)
-		if set.filter == nil && db.conn != nil {
-			s, set, err = db.makeFilter(ctx, s)
+	for _, s := range p.ledger.lacking(segments) {
+		set, err := p.loadFilter(ctx, s)
+		if set.filter == nil && p.db.conn != nil {
+			s, set, err = p.makeFilter(ctx, s)
 		}
 		if set.filter != nil {
-			db.ledger.mu.Lock()
-			db.ledger.keep(s, set)
-			db.ledger.mu.Unlock()
+			p.ledger.mu.Lock()
+			p.ledger.keep(s, set)
+			p.ledger.mu.Unlock()
 		}
 		failed = errors.Join(failed, err)
 	}
-	if db.conn != nil {
-		failed = errors.Join(failed, db.completeNewest(ctx, segments[len(segments)-1]))
+	if p.db.conn != nil {
+		failed = errors.Join(failed, p.completeNewest(ctx, segments[len(segments)-1]))
 	}
 	return failed
 }
 
-func saveFilter(c *sqlite.Conn, s segment, f *filter.Filter) error {
-	return exec(c, "INSERT OR REPLACE INTO deja_filters (segment, stamp, rows, filter) VALUES (?, ?, ?, ?)",
+func saveFilter(c conn, s segment, f *filter.Filter) error {
+	return c.exec("INSERT OR REPLACE INTO deja_filters (segment, stamp, rows, filter) VALUES (?, ?, ?, ?)",
 		s.number, s.stamp[:], s.rows, f.Bytes())
 }
 
 // loadFilter reads a segment's filter from the file. It belongs to the segment if stamp and number of rows are the
 // segment's, and the segment has taken no change since.
-func (db *DB) loadFilter(ctx context.Context, s segment) (set keySet, err error) {
+func (p *part) loadFilter(ctx context.Context, s segment) (set keySet, err error) {
 	var stored []byte
-	err = db.read(ctx, func(c *sqlite.Conn) error {
+	err = p.read(ctx, func(c conn) error {
 		sealed, err := s.sealed(c)
 		if err != nil || !sealed {
 			return err
@@ -260,7 +260,7 @@ func (db *DB) loadFilter(ctx context.Context, s segment) (set keySet, err error)
 		if set, err = s.bounds(c); err != nil {
 			return err
 		}
-		return query(c, "SELECT filter FROM deja_filters WHERE segment = ? AND stamp = ? AND rows = ?", func(st *sqlite.Stmt) error {
+		return c.query("SELECT filter FROM deja_filters WHERE segment = ? AND stamp = ? AND rows = ?", func(st *sqlite.Stmt) error {
 			stored = make([]byte, st.ColumnLen(0))
 			st.ColumnBytes(0, stored)
 			return nil
@@ -280,8 +280,8 @@ func (db *DB) loadFilter(ctx context.Context, s segment) (set keySet, err error)
 }
 
 // bounds returns a set with the segment's least and greatest key, and no filter.
-func (s segment) bounds(c *sqlite.Conn) (set keySet, err error) {
-	err = query(c, "SELECT min(key), (SELECT max(key) FROM "+s.table()+") FROM "+s.table(), func(st *sqlite.Stmt) error {
+func (s segment) bounds(c conn) (set keySet, err error) {
+	err = c.query("SELECT min(key), (SELECT max(key) FROM "+s.table()+") FROM "+s.table(), func(st *sqlite.Stmt) error {
 		st.ColumnBytes(0, set.lo[:])
 		st.ColumnBytes(1, set.hi[:])
 		return nil
@@ -291,10 +291,10 @@ func (s segment) bounds(c *sqlite.Conn) (set keySet, err error) {
 
 // makeFilter makes a segment's filter from its keys, and stores it. The segment it returns is the one that the filter
 // belongs to.
-func (db *DB) makeFilter(ctx context.Context, s segment) (segment, keySet, error) {
+func (p *part) makeFilter(ctx context.Context, s segment) (segment, keySet, error) {
 	// First of all the keys must stand still. If they did not, the stamp is a new one: somebody may have a filter of the
 	// old.
-	err := db.write(ctx, func(c *sqlite.Conn) error {
+	err := p.write(ctx, func(c conn) error {
 		sealed, err := s.sealed(c)
 		if err != nil || sealed {
 			return err
@@ -309,8 +309,8 @@ func (db *DB) makeFilter(ctx context.Context, s segment) (segment, keySet, error
 	if err != nil {
 		return s, keySet{}, err
 	}
-	f := db.ledger.fresh(int(s.rows))
-	s.rows, err = db.scanKeys(ctx, s, func(keys []deja.ID) {
+	f := p.ledger.fresh(int(s.rows))
+	s.rows, err = p.scanKeys(ctx, s, func(keys []deja.ID) {
 		for i := range keys {
 			f.Add(keys[i])
 		}
@@ -319,7 +319,7 @@ func (db *DB) makeFilter(ctx context.Context, s segment) (segment, keySet, error
 		return s, keySet{}, err
 	}
 	var set keySet
-	err = db.write(ctx, func(c *sqlite.Conn) (err error) {
+	err = p.write(ctx, func(c conn) (err error) {
 		if set, err = s.bounds(c); err != nil {
 			return err
 		}
@@ -335,18 +335,18 @@ func (db *DB) makeFilter(ctx context.Context, s segment) (segment, keySet, error
 
 // completeNewest adds to the newest segment's filter what the segment had before this database was opened. What is
 // written meanwhile its writer adds.
-func (db *DB) completeNewest(ctx context.Context, s segment) error {
-	l := &db.ledger
+func (p *part) completeNewest(ctx context.Context, s segment) error {
+	l := &p.ledger
 	l.mu.Lock()
 	if l.newest == (stamp{}) {
-		l.grow(s, int(db.segmentRows))
+		l.grow(s, int(p.db.segmentRows))
 	}
 	f, todo := l.growing, l.newest == s.stamp && !l.whole
 	l.mu.Unlock()
 	if !todo {
 		return nil
 	}
-	_, err := db.scanKeys(ctx, s, func(keys []deja.ID) {
+	_, err := p.scanKeys(ctx, s, func(keys []deja.ID) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for i := range keys {
@@ -369,15 +369,15 @@ func (db *DB) completeNewest(ctx context.Context, s segment) error {
 const scanPage = 10_000
 
 // scanKeys reads all keys of a segment, and returns how many there are.
-func (db *DB) scanKeys(ctx context.Context, s segment, add func([]deja.ID)) (rows int64, err error) {
+func (p *part) scanKeys(ctx context.Context, s segment, add func([]deja.ID)) (rows int64, err error) {
 	var (
 		after deja.ID
 		page  []deja.ID
 	)
 	for {
 		page = page[:0]
-		err := db.read(ctx, func(c *sqlite.Conn) error {
-			return query(c, "SELECT key FROM "+s.table()+" WHERE key > ? ORDER BY key LIMIT ?", func(st *sqlite.Stmt) error {
+		err := p.read(ctx, func(c conn) error {
+			return c.query("SELECT key FROM "+s.table()+" WHERE key > ? ORDER BY key LIMIT ?", func(st *sqlite.Stmt) error {
 				var k deja.ID
 				st.ColumnBytes(0, k[:])
 				page = append(page, k)

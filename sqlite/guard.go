@@ -9,12 +9,12 @@ import (
 )
 
 // A guard decides what a statement may touch while it is compiled, on the connection that writes. It allows all until
-// it is told that the statement is a projection's.
+// it is told that the statement is a projection's, and of which store.
 type guard struct {
 	mode   guardMode
-	table  string          // the one that may be created
-	tables map[string]bool // the projections', in lower case
-	denied string          // what the last statement was denied
+	part   *part  // whose projections' it is
+	table  string // the one that may be created
+	denied string // what the last statement was denied
 }
 
 type guardMode uint8
@@ -24,6 +24,12 @@ const (
 	projecting           // rows of the projections' tables only
 	creating             // what creates a projection's table and its indexes
 )
+
+// guarded runs fn, in which statements are of a kind, and those of projections may use the part's tables.
+func (p *part) guarded(mode guardMode, fn func() error) error {
+	p.db.guard.part = p
+	return p.db.guard.as(mode, fn)
+}
 
 // as runs fn, in which statements are of a kind, and says what was denied if one was. SQLite compiles a statement
 // anew when the schema has changed, so running one belongs in here too.
@@ -75,11 +81,11 @@ func (g *guard) refuse(a sqlite.Action) string {
 func (g *guard) refuseTable(a sqlite.Action) string {
 	name := strings.ToLower(a.Table())
 	switch {
-	case g.tables[name] && g.mode == projecting:
+	case g.part.tables[name] && g.mode == projecting:
 		return ""
-	case g.mode == creating && !reserved(name), g.mode == creating && strings.HasPrefix(name, "sqlite_"):
+	case g.mode == creating && (strings.EqualFold(name, g.table) || strings.HasPrefix(name, "sqlite_")):
 		return "" // SQLite's own tables hold the schema
-	case a.Type() == sqlite.OpRead && a.Column() == "" && !reserved(name):
+	case a.Type() == sqlite.OpRead && a.Column() == "" && !reserved(name) && !g.part.db.parts.have(name):
 		return "" // the name of a subquery of which no column is read
 	}
 	return fmt.Sprintf("table %s is not one of the projections' (%s)", a.Table(), a.Type())

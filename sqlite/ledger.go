@@ -51,8 +51,8 @@ func readSegment(st *sqlite.Stmt) (s segment) {
 }
 
 // readSegments returns the segments in order; the last is the newest.
-func readSegments(c *sqlite.Conn) (segments []segment, err error) {
-	err = query(c, selectSegments, func(st *sqlite.Stmt) error {
+func readSegments(c conn) (segments []segment, err error) {
+	err = c.query(selectSegments, func(st *sqlite.Stmt) error {
 		segments = append(segments, readSegment(st))
 		return nil
 	})
@@ -63,34 +63,36 @@ func readSegments(c *sqlite.Conn) (segments []segment, err error) {
 }
 
 // createSegment makes a segment's table, and enters it.
-func createSegment(c *sqlite.Conn, s segment) error {
-	err := exec(c, "CREATE TABLE "+s.table()+` (
+func createSegment(c conn, s segment) error {
+	err := c.exec("CREATE TABLE " + s.table() + ` (
 		key BLOB PRIMARY KEY, hash BLOB NOT NULL,
 		partition INTEGER NOT NULL, offset INTEGER NOT NULL, n INTEGER NOT NULL, status INTEGER NOT NULL
 	) STRICT, WITHOUT ROWID`)
 	if err != nil {
 		return err
 	}
-	return exec(c, "INSERT INTO deja_ledger (segment, stamp, rows) VALUES (?, ?, ?)", s.number, s.stamp[:], s.rows)
+	return c.exec("INSERT INTO deja_ledger (segment, stamp, rows) VALUES (?, ?, ?)", s.number, s.stamp[:], s.rows)
 }
 
 // emptyLedger leaves the ledger with one segment, empty.
-func emptyLedger(c *sqlite.Conn) error {
+func emptyLedger(c conn) error {
 	var tables []string
-	err := query(c, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'deja_ledger_[0-9]*'", func(st *sqlite.Stmt) error {
-		tables = append(tables, st.ColumnText(0))
+	err := query(c.Conn, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'deja_ledger_[0-9]*'", func(st *sqlite.Stmt) error {
+		if table := st.ColumnText(0); c.part.owns(table) {
+			tables = append(tables, table)
+		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	for _, table := range tables {
-		if err := exec(c, "DROP TABLE "+table); err != nil {
+		if err := exec(c.Conn, `DROP TABLE "`+table+`"`); err != nil {
 			return err
 		}
 	}
 	for _, sql := range []string{"DELETE FROM deja_ledger", "DELETE FROM deja_ledger_parked", "DELETE FROM deja_filters"} {
-		if err := exec(c, sql); err != nil {
+		if err := c.exec(sql); err != nil {
 			return err
 		}
 	}
@@ -98,9 +100,9 @@ func emptyLedger(c *sqlite.Conn) error {
 }
 
 // sealTable makes the set of a segment's keys unchangeable, so that a filter of it stays right.
-func sealTable(c *sqlite.Conn, s segment) error {
+func sealTable(c conn, s segment) error {
 	for _, t := range sealTriggers {
-		if err := refuse(c, s.table(), t.suffix, t.act, "the segment is sealed"); err != nil {
+		if err := c.exec(refusal(s.table(), t.suffix, t.act, "the segment is sealed")); err != nil {
 			return err
 		}
 	}
@@ -110,8 +112,8 @@ func sealTable(c *sqlite.Conn, s segment) error {
 var sealTriggers = []struct{ suffix, act string }{{"INSERT", "INSERT"}, {"DELETE", "DELETE"}, {"UPDATE", "UPDATE OF key"}}
 
 // sealed reports whether the triggers stand. Where one does not, the keys may have been changed.
-func (s segment) sealed(c *sqlite.Conn) (bool, error) {
-	n, err := queryInt(c, "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?", s.table())
+func (s segment) sealed(c conn) (bool, error) {
+	n, err := c.queryInt("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?", c.part.table(s.table()))
 	return n == int64(len(sealTriggers)), err
 }
 
@@ -124,19 +126,19 @@ type sealing struct {
 
 // seal closes the newest segment and opens the next, in the caller's transaction. The filter of what it holds is kept
 // where there is one; the others are made later, see [tending].
-func (db *DB) seal(c *sqlite.Conn, newest segment) (*sealing, error) {
-	room := int(db.segmentRows)
-	s := &sealing{old: newest, next: segment{number: newest.number + 1, stamp: newStamp()}, nextFilter: db.ledger.fresh(room)}
+func (p *part) seal(c conn, newest segment) (*sealing, error) {
+	room := int(p.db.segmentRows)
+	s := &sealing{old: newest, next: segment{number: newest.number + 1, stamp: newStamp()}, nextFilter: p.ledger.fresh(room)}
 	s.old.stamp = newStamp()
-	err := exec(c, "UPDATE deja_ledger SET stamp = ? WHERE segment = ?", s.old.stamp[:], newest.number)
+	err := c.exec("UPDATE deja_ledger SET stamp = ? WHERE segment = ?", s.old.stamp[:], newest.number)
 	if err == nil {
-		err = exec(c, fmt.Sprintf("INSERT INTO deja_ledger_parked (key, segment, settled) SELECT key, ?, 0 FROM %s WHERE status = %d",
+		err = c.exec(fmt.Sprintf("INSERT INTO deja_ledger_parked (key, segment, settled) SELECT key, ?, 0 FROM %s WHERE status = %d",
 			newest.table(), deja.Parked), newest.number)
 	}
 	if err == nil {
 		err = sealTable(c, s.old)
 	}
-	if f := db.ledger.filterOf(newest, room); err == nil && f != nil {
+	if f := p.ledger.filterOf(newest, room); err == nil && f != nil {
 		s.oldKeys, err = s.old.bounds(c)
 		s.oldKeys.filter = f
 		if err == nil {
@@ -173,12 +175,12 @@ func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, 
 	slices.SortFunc(keys, compareKeys)
 	keys = slices.Compact(keys)
 	missing := false
-	err = s.readWarm(ctx, func(c *sqlite.Conn) error {
-		es, asked, missing, err = s.db.lookup(c, keys)
+	err = s.readWarm(ctx, func(c conn) error {
+		es, asked, missing, err = s.lookup(c, keys)
 		return err
 	})
 	if missing && len(keys) >= manyKeys {
-		s.db.ledger.tend(s.db)
+		s.ledger.tend(s.part)
 	}
 	return es, asked, err
 }
@@ -186,7 +188,7 @@ func (s *store) Lookup(ctx context.Context, keys []deja.ID) (es []driver.Entry, 
 func compareKeys(a, b deja.ID) int { return bytes.Compare(a[:], b[:]) }
 
 // lookup asks the segments, in one snapshot, and reports whether a filter was missing.
-func (db *DB) lookup(c *sqlite.Conn, keys []deja.ID) (es []driver.Entry, asked int64, missing bool, err error) {
+func (p *part) lookup(c conn, keys []deja.ID) (es []driver.Entry, asked int64, missing bool, err error) {
 	segments, err := readSegments(c)
 	if err != nil {
 		return nil, 0, false, err
@@ -194,7 +196,7 @@ func (db *DB) lookup(c *sqlite.Conn, keys []deja.ID) (es []driver.Entry, asked i
 	asked = segments[len(segments)-1].number
 	q := question{keys: keys}
 	for _, s := range segments {
-		filtered := db.ledger.ask(s, &q)
+		filtered := p.ledger.ask(s, &q)
 		missing = missing || !filtered && s.number != asked
 		if es, err = s.lookup(c, q.maybe, es); err != nil {
 			return nil, 0, missing, err
@@ -207,7 +209,7 @@ func (db *DB) lookup(c *sqlite.Conn, keys []deja.ID) (es []driver.Entry, asked i
 }
 
 // lookup appends the segment's entries among the keys.
-func (s segment) lookup(c *sqlite.Conn, keys []deja.ID, es []driver.Entry) ([]driver.Entry, error) {
+func (s segment) lookup(c conn, keys []deja.ID, es []driver.Entry) ([]driver.Entry, error) {
 	if len(keys) == 0 {
 		return es, nil
 	}
@@ -234,14 +236,14 @@ func (s segment) lookup(c *sqlite.Conn, keys []deja.ID, es []driver.Entry) ([]dr
 // Find returns entries in a range of keys.
 func (s *store) Find(ctx context.Context, lo, hi deja.ID, limit int) (es []driver.Entry, err error) {
 	limit = max(limit, 0)
-	err = s.read(ctx, func(c *sqlite.Conn) error {
+	err = s.read(ctx, func(c conn) error {
 		es = nil
 		segments, err := readSegments(c)
 		if err != nil {
 			return err
 		}
 		for _, s := range segments {
-			err := query(c, entryColumns+s.table()+" WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?",
+			err := c.query(entryColumns+s.table()+" WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?",
 				func(st *sqlite.Stmt) error { es = append(es, readEntry(st)); return nil }, lo[:], hi[:], limit)
 			if err != nil {
 				return err
@@ -257,7 +259,7 @@ func (s *store) Find(ctx context.Context, lo, hi deja.ID, limit int) (es []drive
 
 // A ledgerWriter writes entries in one transaction.
 type ledgerWriter struct {
-	db     *DB
+	conn   conn
 	newest segment
 	sealed *sealing // if the transaction sealed a segment
 
@@ -276,7 +278,7 @@ func (t *tx) writeLedger(es []driver.Entry, asked int64) error {
 	if len(es) == 0 {
 		return nil
 	}
-	w := ledgerWriter{db: t.db, sealed: t.sealed}
+	w := ledgerWriter{conn: t.conn, sealed: t.sealed}
 	if err := w.begin(); err != nil {
 		return err
 	}
@@ -296,16 +298,16 @@ func (t *tx) writeLedger(es []driver.Entry, asked int64) error {
 
 // begin finds the newest segment, and seals it if it is full.
 func (w *ledgerWriter) begin() error {
-	c := w.db.conn
-	err := query(c, selectSegments+" DESC LIMIT 1", func(st *sqlite.Stmt) error { w.newest = readSegment(st); return nil })
+	c, p := w.conn, w.conn.part
+	err := c.query(selectSegments+" DESC LIMIT 1", func(st *sqlite.Stmt) error { w.newest = readSegment(st); return nil })
 	if err != nil {
 		return err
 	}
 	if w.newest.number == 0 {
 		return fmt.Errorf("%w: the ledger has no segment", ErrCorrupt)
 	}
-	if w.newest.rows >= w.db.segmentRows && w.sealed == nil {
-		if w.sealed, err = w.db.seal(c, w.newest); err != nil {
+	if w.newest.rows >= p.db.segmentRows && w.sealed == nil {
+		if w.sealed, err = p.seal(c, w.newest); err != nil {
 			return err
 		}
 		w.newest = w.sealed.next
@@ -365,12 +367,12 @@ func (w *ledgerWriter) askParked(es []driver.Entry, asked int64) error {
 		w.parked[k] = sealedEntry{st.ColumnInt64(1), st.ColumnInt64(2)}
 		return nil
 	}
-	err := query(w.db.conn, selectParkedEntries, row, max(asked, 1), fewParked)
+	err := w.conn.query(selectParkedEntries, row, max(asked, 1), fewParked)
 	if err != nil || len(w.parked) < fewParked {
 		return err
 	}
 	for i := range es {
-		if err := query(w.db.conn, selectParkedEntry, row, es[i].Key[:]); err != nil {
+		if err := w.conn.query(selectParkedEntry, row, es[i].Key[:]); err != nil {
 			return err
 		}
 	}
@@ -378,7 +380,7 @@ func (w *ledgerWriter) askParked(es []driver.Entry, asked int64) error {
 }
 
 func (w *ledgerWriter) askSealed(keys []deja.ID, asked int64) error {
-	segments, err := readSegments(w.db.conn)
+	segments, err := readSegments(w.conn)
 	if err != nil {
 		return err
 	}
@@ -387,8 +389,8 @@ func (w *ledgerWriter) askSealed(keys []deja.ID, asked int64) error {
 		if s.number < asked {
 			continue
 		}
-		w.db.ledger.ask(s, &q)
-		found, err := s.lookup(w.db.conn, q.maybe, nil)
+		w.conn.part.ledger.ask(s, &q)
+		found, err := s.lookup(w.conn, q.maybe, nil)
 		if err != nil {
 			return err
 		}
@@ -408,7 +410,7 @@ func (w *ledgerWriter) write(e *driver.Entry) error {
 	if err := run(w.insert); err != nil {
 		return err
 	}
-	if w.db.conn.Changes() == 1 {
+	if w.conn.Changes() == 1 {
 		w.added = append(w.added, e.Key)
 		return nil
 	}
@@ -416,14 +418,14 @@ func (w *ledgerWriter) write(e *driver.Entry) error {
 }
 
 func (w *ledgerWriter) writeSealed(e *driver.Entry, s segment) error {
-	st, err := w.db.conn.Prepare(replaceEntry(s))
+	st, err := w.conn.Prepare(replaceEntry(s))
 	if err != nil {
 		return err
 	}
 	if err := w.put(st, e); err != nil || e.Status == deja.Parked {
 		return err
 	}
-	return exec(w.db.conn, "UPDATE deja_ledger_parked SET settled = ? WHERE key = ?", w.newest.number, e.Key[:])
+	return w.conn.exec("UPDATE deja_ledger_parked SET settled = ? WHERE key = ?", w.newest.number, e.Key[:])
 }
 
 // put replaces a parked message's entry.
@@ -432,7 +434,7 @@ func (w *ledgerWriter) put(st *sqlite.Stmt, e *driver.Entry) error {
 	if err := run(st); err != nil {
 		return err
 	}
-	if w.db.conn.Changes() != 1 {
+	if w.conn.Changes() != 1 {
 		return fmt.Errorf("ledger key %s was %w", e.Key, errSettled)
 	}
 	return nil
@@ -457,7 +459,7 @@ func (w *ledgerWriter) end() error {
 			w.sealed.nextFilter.Add(k)
 		}
 	} else {
-		w.db.ledger.add(w.newest, w.added, int(w.db.segmentRows))
+		w.conn.part.ledger.add(w.newest, w.added, int(w.conn.part.db.segmentRows))
 	}
-	return exec(w.db.conn, "UPDATE deja_ledger SET rows = rows + ? WHERE segment = ?", len(w.added), w.newest.number)
+	return w.conn.exec("UPDATE deja_ledger SET rows = rows + ? WHERE segment = ?", len(w.added), w.newest.number)
 }

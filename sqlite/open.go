@@ -243,7 +243,12 @@ func (db *DB) setUp(version int, id identity) error {
 	if err := db.topics.load(db.conn); err != nil {
 		return err
 	}
-	return db.loadTables()
+	for _, p := range db.parts.all() {
+		if err := p.loadTables(p.on(db.conn)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (db *DB) setUpTables(version int, identity identity) error {
@@ -262,12 +267,26 @@ func (db *DB) setUpTables(version int, identity identity) error {
 	if err := checkLog(db.conn); err != nil {
 		return err
 	}
-	if err := repairStore(db.conn); err != nil || identity == keepID {
+	ps, err := db.findParts(db.conn)
+	if err != nil {
 		return err
 	}
-	// The store goes on to belong to its own log, under the log's new name.
-	if err := exec(db.conn, "UPDATE deja_binding SET cluster = ? WHERE cluster = (SELECT lower(hex(id)) FROM deja_file)", db.id); err != nil {
-		return err
+	for _, p := range ps {
+		c := p.on(db.conn)
+		if err := repairStore(c); err != nil {
+			return err
+		}
+		p.made.Store(true)
+		if identity == keepID {
+			continue
+		}
+		// The store goes on to belong to its own log, under the log's new name.
+		if err := c.exec("UPDATE deja_binding SET cluster = ? WHERE cluster = (SELECT lower(hex(id)) FROM deja_file)", db.id); err != nil {
+			return err
+		}
+	}
+	if identity == keepID {
+		return nil
 	}
 	return exec(db.conn, "UPDATE deja_file SET id = ?, adopted = adopted + ?", id, identity == adoptID)
 }
@@ -339,9 +358,11 @@ func (db *DB) inspectSnapshot(c *sqlite.Conn) error {
 	if err := checkLog(c); err != nil {
 		return err
 	}
-	if err := checkStore(c); err != nil {
+	p := db.part("")
+	if err := checkStore(p.on(c)); err != nil {
 		return err
 	}
+	p.made.Store(true)
 	db.id, err = fileID(c)
 	return err
 }

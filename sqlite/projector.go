@@ -40,7 +40,7 @@ func (p *projector) Queue(sql string, args ...any) {
 	}
 	st, err := p.prepare(sql, args)
 	if err == nil {
-		err = p.tx.db.guard.as(projecting, func() error {
+		err = p.tx.conn.part.guarded(projecting, func() error {
 			for {
 				if more, err := st.Step(); err != nil || !more {
 					return err
@@ -85,7 +85,7 @@ func (p *projector) yieldRows(sql string, st prepared, yield func(deja.Row, erro
 		var more bool
 		err := p.tx.check(context.Background()) // the caller's code ran since the last row
 		if err == nil {
-			err = p.tx.db.guard.as(projecting, func() (err error) {
+			err = p.tx.conn.part.guarded(projecting, func() (err error) {
 				more, err = st.Step()
 				return err
 			})
@@ -138,8 +138,8 @@ func (p *projector) prepare(sql string, args []any) (prepared, error) {
 
 // statement returns a compiled statement that is not in use.
 func (p *projector) statement(sql string) (prepared, error) {
-	db := p.tx.db
-	if st, ok := db.statements[sql]; ok && !p.busy[st.Stmt] {
+	of := p.tx.conn.part
+	if st, ok := of.statements[sql]; ok && !p.busy[st.Stmt] {
 		if err := st.Reset(); err != nil {
 			return st, err
 		}
@@ -150,17 +150,17 @@ func (p *projector) statement(sql string) (prepared, error) {
 	if err := refuseVolatile(sql); err != nil {
 		return st, err
 	}
-	err := db.guard.as(projecting, func() (err error) {
-		st, err = compile(db.conn, sql)
+	err := of.guarded(projecting, func() (err error) {
+		st, err = compile(of.db.conn, sql)
 		return err
 	})
 	if err != nil {
 		return st, err
 	}
-	if _, ok := db.statements[sql]; ok || len(db.statements) >= maxStatements {
+	if _, ok := of.statements[sql]; ok || len(of.statements) >= maxStatements {
 		p.transient = append(p.transient, st.Stmt)
 	} else {
-		db.statements[sql] = st
+		of.statements[sql] = st
 	}
 	return st, nil
 }

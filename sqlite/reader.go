@@ -29,14 +29,14 @@ func (s *store) Load(ctx context.Context, streams []deja.Stream) (ss []driver.St
 	streams = slices.Clone(streams)
 	slices.SortFunc(streams, deja.Stream.Compare)
 	streams = slices.Compact(streams)
-	err = s.readWarm(ctx, func(c *sqlite.Conn) error {
+	err = s.readWarm(ctx, func(c conn) error {
 		ss, err = load(c, streams)
 		return err
 	})
 	return ss, err
 }
 
-func load(c *sqlite.Conn, streams []deja.Stream) ([]driver.State, error) {
+func load(c conn, streams []deja.Stream) ([]driver.State, error) {
 	st, err := c.Prepare(selectState)
 	if err != nil {
 		return nil, err
@@ -96,10 +96,10 @@ func (s *store) Due(ctx context.Context, partition int32, until time.Time, after
 }
 
 func (s *store) states(ctx context.Context, sql string, args ...any) (ss []driver.State, err error) {
-	err = s.read(ctx, func(c *sqlite.Conn) error {
+	err = s.read(ctx, func(c conn) error {
 		var data blobs
 		ss = nil
-		return query(c, sql, func(st *sqlite.Stmt) error {
+		return c.query(sql, func(st *sqlite.Stmt) error {
 			ss = append(ss, readState(st, readStream(st, 0), &data))
 			return nil
 		}, args...)
@@ -120,9 +120,9 @@ func (s *store) Parked(ctx context.Context, partition int32, stream deja.Stream,
 	if stream != (deja.Stream{}) {
 		sql, args = selectParkedStream, []any{stream.Tenant, stream.Aggregate, stream.Key, partition, from, max(limit, 0)}
 	}
-	err = s.read(ctx, func(c *sqlite.Conn) error {
+	err = s.read(ctx, func(c conn) error {
 		ps = nil
-		return query(c, sql, func(st *sqlite.Stmt) error {
+		return c.query(sql, func(st *sqlite.Stmt) error {
 			p := driver.Parked{Partition: partition, Offset: st.ColumnInt64(0), Stream: readStream(st, 1), N: st.ColumnInt64(5)}
 			st.ColumnBytes(4, p.Key[:])
 			ps = append(ps, p)
@@ -134,9 +134,9 @@ func (s *store) Parked(ctx context.Context, partition int32, stream deja.Stream,
 
 // Repeats returns what is counted for a key.
 func (s *store) Repeats(ctx context.Context, key deja.ID) (rs []driver.Repeat, err error) {
-	err = s.read(ctx, func(c *sqlite.Conn) error {
+	err = s.read(ctx, func(c conn) error {
 		rs = nil
-		return query(c, "SELECT conflict, partition, count, first, last FROM deja_repeats WHERE key = ? ORDER BY conflict",
+		return c.query("SELECT conflict, partition, count, first, last FROM deja_repeats WHERE key = ? ORDER BY conflict",
 			func(st *sqlite.Stmt) error {
 				rs = append(rs, driver.Repeat{
 					Key: key, Conflict: st.ColumnBool(0), Partition: st.ColumnInt32(1),

@@ -135,10 +135,10 @@ func checkLog(c *sqlite.Conn) error {
 // repairStore makes the store's tables where they are missing, in the caller's transaction. If any is, or one of a
 // projection, all begin empty: what is left of a cache is worth nothing once a part of it is gone, and with the
 // progress at zero the engine folds it anew from the journals. Epochs and incarnations stay where they are known.
-func repairStore(c *sqlite.Conn) error {
+func repairStore(c conn) error {
 	missing := 0
 	for _, t := range storeTables {
-		there, err := exists(c, t.name)
+		there, err := exists(c.Conn, c.part.table(t.name))
 		if err != nil {
 			return err
 		}
@@ -146,14 +146,14 @@ func repairStore(c *sqlite.Conn) error {
 			continue
 		}
 		missing++
-		if err := exec(c, t.ddl); err != nil {
+		if err := c.exec(t.ddl); err != nil {
 			return err
 		}
 	}
-	if err := exec(c, filtersTable); err != nil {
+	if err := c.exec(filtersTable); err != nil {
 		return err
 	}
-	lost, err := queryInt(c, `SELECT count(*) FROM deja_tables t
+	lost, err := c.queryInt(`SELECT count(*) FROM deja_tables t
 		WHERE NOT EXISTS (SELECT 1 FROM sqlite_schema s WHERE s.type = 'table' AND lower(s.name) = lower(t.name))`)
 	if err != nil {
 		return err
@@ -171,24 +171,25 @@ func exists(c *sqlite.Conn, name string) (bool, error) {
 }
 
 // lostSegment names a segment of the ledger that is not there, or nothing.
-func lostSegment(c *sqlite.Conn) (string, error) {
-	return queryText(c, `WITH RECURSIVE want (segment) AS (
+func lostSegment(c conn) (string, error) {
+	return c.queryText(`WITH RECURSIVE want (segment) AS (
 			SELECT coalesce(max(segment), 1) FROM deja_ledger UNION ALL SELECT segment - 1 FROM want WHERE segment > 1
 		)
-		SELECT 'deja_ledger_' || segment FROM want
+		SELECT replace(?1, '*', segment) FROM want
 		WHERE NOT EXISTS (SELECT 1 FROM deja_ledger l WHERE l.segment = want.segment)
-		OR NOT EXISTS (SELECT 1 FROM sqlite_schema s WHERE s.type = 'table' AND s.name = 'deja_ledger_' || segment)`)
+		OR NOT EXISTS (SELECT 1 FROM sqlite_schema s WHERE s.type = 'table' AND s.name = replace(?1, '*', segment))`,
+		c.part.table("deja_ledger_*"))
 }
 
 // checkStore returns an error if a table of the store is missing.
-func checkStore(c *sqlite.Conn) error {
+func checkStore(c conn) error {
 	for _, t := range storeTables {
-		there, err := exists(c, t.name)
+		there, err := exists(c.Conn, c.part.table(t.name))
 		if err != nil {
 			return err
 		}
 		if !there {
-			return fmt.Errorf("%w: there is no %s", ErrNoStore, t.name)
+			return fmt.Errorf("%w: there is no %s", ErrNoStore, c.part.table(t.name))
 		}
 	}
 	lost, err := lostSegment(c)

@@ -9,9 +9,9 @@ import (
 	"github.com/dejalog/deja/driver"
 )
 
-// store is the store in a database: a cache of the log beside it.
+// store is a store in a database: a cache of the log beside it.
 type store struct {
-	db     *DB
+	*part
 	closed atomic.Bool
 }
 
@@ -35,7 +35,7 @@ func (s *store) Unlogged(ctx context.Context, _ int32, _ int64, _ int) ([]driver
 }
 
 // emptyStore deletes all that is folded from the journals, and what knows how far that is.
-func emptyStore(c *sqlite.Conn) error {
+func emptyStore(c conn) error {
 	if err := dropTables(c); err != nil {
 		return err
 	}
@@ -43,11 +43,11 @@ func emptyStore(c *sqlite.Conn) error {
 		return err
 	}
 	for _, sql := range []string{"DELETE FROM deja_states", "DELETE FROM deja_parked", "DELETE FROM deja_repeats"} {
-		if err := exec(c, sql); err != nil {
+		if err := c.exec(sql); err != nil {
 			return err
 		}
 	}
-	return exec(c, "UPDATE deja_lease SET position = 0, n = 0, chain = zeroblob(32), time = ?, fold = '', ready = 0", zeroTime)
+	return c.exec("UPDATE deja_lease SET position = 0, n = 0, chain = zeroblob(32), time = ?, fold = '', ready = 0", zeroTime)
 }
 
 // Close ends the use of this store; what it refers to lives as long as its [DB].
@@ -63,16 +63,41 @@ func (s *store) usable() error {
 	return s.db.usable()
 }
 
-func (s *store) write(ctx context.Context, fn func(c *sqlite.Conn) error) error {
-	if s.closed.Load() {
-		return ErrClosed
+// ready returns why the store cannot be used, if so. It makes the tables at the first use.
+func (s *store) ready(ctx context.Context) error {
+	if err := s.usable(); err != nil {
+		return err
 	}
-	return s.db.write(ctx, fn)
+	return s.ensure(ctx)
 }
 
-func (s *store) read(ctx context.Context, fn func(c *sqlite.Conn) error) error {
-	if s.closed.Load() {
-		return ErrClosed
+func (s *store) write(ctx context.Context, fn func(c conn) error) error {
+	if err := s.ready(ctx); err != nil {
+		return err
 	}
-	return s.db.read(ctx, fn)
+	return s.part.write(ctx, fn)
+}
+
+func (s *store) read(ctx context.Context, fn func(c conn) error) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	return s.part.read(ctx, fn)
+}
+
+// readWarm is read for what the engine looks up before each batch: on the connection that writes, whose cache
+// outlives commits. It does not wait for a core transaction.
+func (s *store) readWarm(ctx context.Context, fn func(c conn) error) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	db := s.db
+	if db.conn == nil || db.inTx.Load() {
+		return s.part.read(ctx, fn)
+	}
+	if err := db.take(ctx); err != nil {
+		return err
+	}
+	defer db.release()
+	return db.noted(inSnapshot(db.conn, func(c *sqlite.Conn) error { return fn(s.on(c)) }))
 }

@@ -71,7 +71,7 @@ func createTopic(c *sqlite.Conn, name string, partitions int32) (*topic, error) 
 			return nil, err
 		}
 		for _, act := range []string{"UPDATE", "DELETE"} {
-			if err := refuse(c, table, act, act, "the log is append-only"); err != nil {
+			if err := exec(c, refusal(table, act, act, "the log is append-only")); err != nil {
 				return nil, err
 			}
 		}
@@ -79,9 +79,9 @@ func createTopic(c *sqlite.Conn, name string, partitions int32) (*topic, error) 
 	return newTopic(k, name, id, partitions), nil
 }
 
-// refuse lets a table refuse an act from now on, by a trigger with the table's name and a suffix.
-func refuse(c *sqlite.Conn, table, suffix, act, why string) error {
-	return exec(c, "CREATE TRIGGER IF NOT EXISTS "+table+"_"+suffix+" BEFORE "+act+" ON "+table+" BEGIN SELECT RAISE(ABORT, '"+why+"'); END")
+// refusal is the statement that lets a table refuse an act from then on, by a trigger with the table's name and a suffix.
+func refusal(table, suffix, act, why string) string {
+	return "CREATE TRIGGER IF NOT EXISTS " + table + "_" + suffix + " BEFORE " + act + " ON " + table + " BEGIN SELECT RAISE(ABORT, '" + why + "'); END"
 }
 
 // partition returns one of the topic's partitions.

@@ -17,6 +17,7 @@ import (
 // one by one. So it keeps its first error and refuses everything else.
 type tx struct {
 	db       *DB
+	conn     conn
 	lease    driver.Lease
 	token    []byte
 	sql      projector
@@ -41,7 +42,7 @@ var (
 // gives ErrFenced; else the fence holds from here on, as nobody can acquire before the end.
 func (s *store) Begin(ctx context.Context, l driver.Lease) (driver.Tx, error) {
 	db := s.db
-	if err := s.usable(); err != nil {
+	if err := s.ready(ctx); err != nil {
 		return nil, err
 	}
 	if err := db.take(ctx); err != nil {
@@ -51,9 +52,9 @@ func (s *store) Begin(ctx context.Context, l driver.Lease) (driver.Tx, error) {
 		db.release()
 		return nil, db.noted(err)
 	}
-	t := &tx{db: db, lease: l, token: random()}
+	t := &tx{db: db, conn: s.on(db.conn), lease: l, token: random()}
 	t.sql.tx = t
-	err := underLease(db.conn, l, "UPDATE deja_lease SET token = ?", t.token)
+	err := underLease(t.conn, l, "UPDATE deja_lease SET token = ?", t.token)
 	if err != nil && !errors.Is(err, driver.ErrFenced) {
 		db.rollback()
 		db.release()
@@ -114,11 +115,11 @@ func (t *tx) Advance(ctx context.Context, from, to driver.Progress) error {
 		return err
 	}
 	l := &t.lease
-	err := fenced(t.db.conn, advance,
+	err := fenced(t.conn, advance,
 		to.Position, to.N, to.Chain[:], micros(to.Time), to.Incarnation.Number, to.Incarnation.Nonce[:], to.Fold,
 		l.Partition, l.Epoch, l.Nonce[:], t.token, from.Position, from.N, from.Chain[:])
 	if err == nil && from.Incarnation != to.Incarnation {
-		err = exec(t.db.conn, renewed, l.Partition)
+		err = t.conn.exec(renewed, l.Partition)
 	}
 	t.advanced = err == nil
 	return t.fail(err)
@@ -126,7 +127,7 @@ func (t *tx) Advance(ctx context.Context, from, to driver.Progress) error {
 
 // elsewhere reports whether it is certain that the store is not where the caller left it.
 func (t *tx) elsewhere(from driver.Progress) bool {
-	there, err := queryInt(t.db.conn, "SELECT count(*) FROM deja_lease WHERE partition = ? AND position = ? AND n = ? AND chain = ?",
+	there, err := t.conn.queryInt("SELECT count(*) FROM deja_lease WHERE partition = ? AND position = ? AND n = ? AND chain = ?",
 		t.lease.Partition, from.Position, from.N, from.Chain[:])
 	return err == nil && there == 0
 }
@@ -151,7 +152,7 @@ func (t *tx) Commit(ctx context.Context) error {
 		return fmt.Errorf("commit: %w", err)
 	}
 	if t.sealed != nil {
-		t.db.ledger.committed(t.sealed, t.db)
+		t.conn.part.ledger.committed(t.sealed, t.conn.part)
 	}
 	t.end()
 	if t.journal != nil {
