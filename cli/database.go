@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/dejalog/deja"
@@ -208,9 +209,21 @@ func (e *Env) connectFile(ctx context.Context, db *Database, path string, write,
 	db.closes = append(db.closes, file.Close)
 	db.Log, db.size = file.Log(), file.Size
 	if store {
-		db.Store = file.Store()
+		db.Store, err = e.storeIn(ctx, file)
 	}
-	return nil
+	return err
+}
+
+// storeIn returns the service's store in a file: its own, if it has one there, else the store without a name.
+func (e *Env) storeIn(ctx context.Context, file *sqlite.DB) (driver.Store, error) {
+	services, err := file.Stores(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(services, e.app.Service.Name) {
+		return file.StoreOf(e.app.Service.Name), nil
+	}
+	return file.Store(), nil
 }
 
 func (e *Env) connectArchive(db *Database, dir string) error {

@@ -173,8 +173,12 @@ func (e *Env) fill(ctx context.Context, path, from string, with func(replay.Targ
 	if err != nil {
 		return hash, err
 	}
-	if err = with(replay.Target{Log: target.Log(), Store: target.Store()}); err == nil {
-		hash, err = replay.HashStore(ctx, e.machine, target.Store())
+	store, err := e.storeIn(ctx, target) // a snapshot may have one of the service's own
+	if err == nil {
+		err = with(replay.Target{Log: target.Log(), Store: store})
+	}
+	if err == nil {
+		hash, err = replay.HashStore(ctx, e.machine, store)
 	}
 	if err = errors.Join(err, target.Close()); err != nil {
 		e.Notef("%s is not finished: the same command goes on with it", path)

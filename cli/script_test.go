@@ -20,6 +20,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/cli"
+	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/internal/till"
 	"github.com/dejalog/deja/sqlite"
@@ -40,6 +41,7 @@ func TestScripts(t *testing.T) {
 			"damage":   damage,
 			"truncate": truncate,
 			"exec-sql": execSQL,
+			"share":    share,
 			"until":    until,
 		},
 	})
@@ -189,6 +191,25 @@ func hold(ts *testscript.TestScript, _ bool, args []string) {
 	db, err := sqlite.Open(context.Background(), ts.MkAbs(args[0]))
 	ts.Check(err)
 	ts.Defer(func() { ts.Check(db.Close()) })
+}
+
+// share gives a service a store of its own in a file, as a program does that runs several services on it. The store
+// without a name is another's there.
+func share(ts *testscript.TestScript, _ bool, args []string) {
+	ctx := context.Background()
+	db, err := sqlite.Open(ctx, ts.MkAbs(args[0]))
+	ts.Check(err)
+	for service, store := range map[string]driver.Store{args[1]: db.StoreOf(args[1]), "another": db.Store()} {
+		var a driver.Assignment
+		a.Inbox, err = db.Log().Topic(ctx, service+".inbox")
+		ts.Check(err)
+		a.Journal, err = db.Log().Topic(ctx, service+".journal")
+		ts.Check(err)
+		l, err := store.Acquire(ctx, a)
+		ts.Check(err)
+		ts.Check(store.Release(ctx, l))
+	}
+	ts.Check(db.Close())
 }
 
 // damage overwrites the beginning of a file.

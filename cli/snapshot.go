@@ -79,5 +79,10 @@ func (e *Env) openSnapshot(ctx context.Context, path string) (*replay.Snapshot, 
 		closeIt()
 		return nil, nil, err
 	}
-	return &replay.Snapshot{Log: file.Log(), Store: file.Store(), Hash: hash}, closeIt, nil
+	store, err := e.storeIn(ctx, file)
+	if err != nil {
+		closeIt()
+		return nil, nil, err
+	}
+	return &replay.Snapshot{Log: file.Log(), Store: store, Hash: hash}, closeIt, nil
 }
