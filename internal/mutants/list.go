@@ -101,6 +101,29 @@ var list = []Mutant{
 		Edits:   []Edit{{"sqlite/open.go", `"PRAGMA synchronous = FULL"`, `"PRAGMA synchronous = NORMAL"`}},
 	},
 	{
+		Name:    "two-stores-on-a-topic",
+		Rule:    "A service that shares a file works in one of its stores.",
+		Package: "./sqlite",
+		Run:     "^TestOneStoreForAService$",
+		Edits: []Edit{{"sqlite/lease.go", `	if err == nil && taken > 0 {
+		err = fmt.Errorf("%s %q belongs`, `	if err == nil && taken > 1 {
+		err = fmt.Errorf("%s %q belongs`}},
+	},
+	{
+		Name:    "stores-emptied-together",
+		Rule:    "A store in a shared file is emptied alone.",
+		Package: "./sqlite",
+		Run:     "^TestTablesOfTwoServices$",
+		Edits:   []Edit{{"sqlite/part.go", `return service == p.service`, `return service == p.service || p.service != ""`}},
+	},
+	{
+		Name:    "timers-of-one-moment-skipped",
+		Rule:    "Every timer that is due is told, however many are due at one moment.",
+		Package: "./sqlite",
+		Run:     "^TestConformance$",
+		Edits:   []Edit{{"sqlite/reader.go", `(due, tenant, aggregate, key) > (?, ?, ?, ?)`, `due > ? AND (tenant, aggregate, key) > (?, ?, ?)`}},
+	},
+	{
 		Name:    "id-by-index-only",
 		Rule:    "A derived ID names the emitter's stream and the type: an index alone collides and shifts.",
 		Package: ".",
