@@ -26,6 +26,7 @@ type App struct {
 	Service   *deja.Service
 	New       func() *deja.Service              // makes it: a named, exported function, which tests that pin writes call; nil: it writes none
 	Short     string                            // what the program is, in a line
+	Under     string                            // the command of a program of several services that is this one's; "" if the program has one
 	DefaultDB string                            // where --db and DEJA_DB are not given; "" is <service>.db
 	Commands  func(*Env) []*cobra.Command       // the service's own
 	Bare      func(context.Context, *Env) error // what it does without arguments; nil: it prints its help
@@ -52,7 +53,7 @@ func (a App) Main(ctx context.Context, args []string, stdin io.Reader, stdout, s
 	}
 	out := bufio.NewWriter(stdout)
 	e := &Env{
-		app: a, name: filepath.Base(called), called: called, Stdin: stdin, Stdout: out, bare: stdout, Stderr: stderr, getenv: getenv,
+		app: a, name: under(filepath.Base(called), a.Under), called: called, Stdin: stdin, Stdout: out, bare: stdout, Stderr: stderr, getenv: getenv,
 		colour: colours(stdout, getenv), terminal: isTerminal(stderr),
 		interactive: isTerminal(stdin) && isTerminal(stdout) && isTerminal(stderr),
 	}
@@ -73,6 +74,7 @@ func (a App) Main(ctx context.Context, args []string, stdin io.Reader, stdout, s
 func (e *Env) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:           e.name,
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: e.name},
 		Short:         e.app.Short,
 		Long:          e.app.Short + rootHelp,
 		SilenceErrors: true,

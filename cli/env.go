@@ -49,12 +49,20 @@ func (e *Env) Program() string {
 	exe, err := os.Executable()
 	info, ok := debug.ReadBuildInfo()
 	if err != nil || !ok || !strings.Contains(filepath.ToSlash(exe), "/go-build") {
-		return quote(e.called)
+		return under(quote(e.called), e.app.Under)
 	}
 	if dir, ok := strings.CutPrefix(info.Path, info.Main.Path+"/"); ok {
-		return "go run ./" + dir
+		return under("go run ./"+dir, e.app.Under)
 	}
-	return "go run " + info.Path
+	return under("go run "+info.Path, e.app.Under)
+}
+
+// under returns a program's name with the command behind it that is a service's, if there is one.
+func under(program, command string) string {
+	if command == "" {
+		return program
+	}
+	return program + " " + command
 }
 
 // hint returns a command line to try next, about the same database.
