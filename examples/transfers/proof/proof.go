@@ -76,10 +76,10 @@ func Check(ctx context.Context, plan orders.Plan, accounts, ledger Witness, rece
 		return nil, err
 	}
 	c.receipts(calls)
+	c.sums()
 	for o := range plan.Orders(0) {
 		c.judge(o)
 	}
-	c.money()
 	return c.verdict, nil
 }
 
@@ -319,8 +319,8 @@ func (c *check) judge(o orders.Order) {
 // once reports whether m is all that moved.
 func once(moved []movement, m movement) bool { return len(moved) == 1 && moved[0] == m }
 
-// money sees whether there is as much as there was.
-func (c *check) money() {
+// sums sees whether there is as much money as there was, and no receipt too many.
+func (c *check) sums() {
 	v := c.verdict
 	if want := c.plan.Money(); v.MoneyBefore != want {
 		c.verdict.fault("the senders had %d in the beginning, want %d", v.MoneyBefore, want)

@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/examples/transfers/orders"
+	"github.com/dejalog/deja/examples/transfers/proof"
+)
+
+// many is a run under load, with kills.
+type many struct {
+	*program
+	options
+	task
+	first, second *worker // the accounts' process, and the ledger's where it has one
+
+	began, ended time.Time // from the first order to the last end
+	killed       int
+	shown        time.Time     // when progress was last told
+	died         time.Time     // the last kill, while nothing was decided since
+	decided      int           // decisions when the next process said its first word
+	standstill   time.Duration // the longest time from a kill to the next decision
+}
+
+// place makes a place for a run, and what cleans it up.
+func (p *program) place(ctx context.Context, o options) (at place, clean func(), err error) {
+	clean = func() {}
+	if o.dir != "" {
+		if at.dir, err = filepath.Abs(o.dir); err == nil {
+			err = os.MkdirAll(at.dir, 0o755)
+		}
+	} else if at.dir, err = os.MkdirTemp("", "deja-transfers-"); err == nil {
+		clean = func() { _ = os.RemoveAll(at.dir) }
+	}
+	at.log = p.getenv(logVariable)
+	if err != nil || !at.servers() {
+		return at, clean, err
+	}
+	run := "transfers" + strings.ReplaceAll(deja.NewID().String(), "-", "")[:16]
+	sep := "?"
+	if strings.Contains(at.log, "?") {
+		sep = "&"
+	}
+	at.log += sep + "prefix=" + run + "."
+	if err = at.make(ctx, p.getenv(storeVariable), run); err == nil {
+		fmt.Fprintf(p.stderr, "topics %s.*, databases %s_accounts and %s_ledger\n", run, run, run)
+	}
+	return at, clean, err
+}
+
+// many makes a run under load, with kills, and proves that it was right.
+func (p *program) many(ctx context.Context, o options) error {
+	at, clean, err := p.place(ctx, o)
+	defer clean()
+	if err != nil {
+		return err
+	}
+	m := &many{program: p, options: o, task: task{place: at, plan: orders.Plan{Transfers: o.transfers, Seed: o.seed, Began: time.Now().UTC()}}}
+	if err := m.run(ctx); err != nil {
+		return err
+	}
+	v, err := m.prove(ctx)
+	if err != nil {
+		return err
+	}
+	if err := m.print(v); err != nil {
+		return err
+	}
+	if !v.OK() || m.killed < m.kills {
+		return errNo
+	}
+	return nil
+}
+
+// run gets the transfers done.
+func (m *many) run(ctx context.Context) (err error) {
+	defer func() {
+		for _, w := range []*worker{m.first, m.second} {
+			if w != nil {
+				err = errors.Join(err, w.kill())
+			}
+		}
+	}()
+	if m.servers() {
+		if m.second, err = m.startLedger(); err != nil {
+			return err
+		}
+	}
+	m.phase = prepare
+	if _, err := m.finish(ctx, &m.task); err != nil {
+		return err
+	}
+	m.phase, m.points = load, m.choose()
+	if m.first, err = m.start(&m.task); err != nil {
+		return err
+	}
+	if err = m.watch(ctx); errors.Is(err, errStalled) {
+		m.ended = time.Now()
+		fmt.Fprintln(m.stderr, err)
+		return nil
+	}
+	if err == nil && m.second != nil {
+		err = m.second.end()
+		m.second = nil
+	}
+	return err
+}
+
+// startLedger starts the process that runs the ledger alone.
+func (m *many) startLedger() (*worker, error) {
+	t := m.task
+	t.phase, t.points = nothing, nil
+	return m.start(&t)
+}
+
+// choose chooses the points at which processes are killed: one in each of as many parts of the run, by the seed. There are
+// as many decisions as are counted on, or more, so that each will be reached, however few transfers there are.
+func (m *many) choose() []point {
+	before, sure := m.plan.Decisions()
+	if m.kills > 0 {
+		m.kills = max(fewestKills, min(m.kills, sure))
+	}
+	r := rand.New(rand.NewPCG(m.seed, 1))
+	victim := r.IntN(2)
+	points := make([]point, m.kills)
+	for i := range points {
+		first, next := sure*i/m.kills, sure*(i+1)/m.kills
+		points[i] = point{before + first + 1 + r.IntN(next-first), m.servers() && (i+victim)%2 == 1}
+	}
+	return points
+}
+
+// stalled is how long nothing may be decided before a run is given up.
+const stalled = time.Minute
+
+// errStalled says that a run was given up.
+var errStalled = errors.New("nothing more was decided: something is stuck")
+
+// watch kills processes where it was chosen, starts others in their place, and returns when all is done.
+func (m *many) watch(ctx context.Context) error {
+	give := time.NewTimer(stalled)
+	defer give.Stop()
+	most := 0
+	for {
+		var ledger <-chan said
+		if m.second != nil {
+			ledger = m.second.said
+		}
+		select {
+		case s, ok := <-m.first.said:
+			if !ok {
+				return fmt.Errorf("the worker ended by itself: %w", m.first.err)
+			}
+			if s.Decisions > most {
+				most = s.Decisions
+				give.Reset(stalled)
+			}
+			if done, err := m.heard(s); done || err != nil {
+				return err
+			}
+		case _, ok := <-ledger:
+			if !ok {
+				return fmt.Errorf("the ledger's worker ended by itself: %w", m.second.err)
+			}
+		case <-give.C:
+			return errStalled
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// heard takes in what the client says.
+func (m *many) heard(s said) (done bool, err error) {
+	switch s.What {
+	case "began":
+		if m.began.IsZero() {
+			m.began = time.Now()
+		}
+	case "progress":
+		m.progress(s)
+	case "point":
+		m.from = s.Sent
+		return false, m.strike(s)
+	case "done":
+		m.ended = time.Now()
+		w := m.first
+		m.first = nil
+		return true, w.end()
+	}
+	return false, nil
+}
+
+// progress notes how far all is, and how long nothing was decided after a kill.
+func (m *many) progress(s said) {
+	if !m.died.IsZero() {
+		switch {
+		case m.decided == 0: // the first word of the process that took over
+			m.decided = s.Decisions
+		case s.Decisions > m.decided:
+			m.standstill = max(m.standstill, time.Since(m.died))
+			m.died, m.decided = time.Time{}, 0
+		}
+	}
+	if time.Since(m.shown) > time.Second {
+		m.shown = time.Now()
+		fmt.Fprintf(m.stderr, "%d of %d transfers were sent, %d decisions made\n", s.Sent, m.plan.Transfers, s.Decisions)
+	}
+}
+
+// strike kills the process that a point is for, and starts another.
+func (m *many) strike(s said) (err error) {
+	at := m.points[0]
+	m.points = m.points[1:]
+	if at.ledger {
+		if err := m.second.kill(); err != nil {
+			return err
+		}
+		m.second, err = m.startLedger()
+	} else {
+		if err := m.first.kill(); err != nil {
+			return err
+		}
+		m.died, m.decided = time.Now(), 0
+		m.first, err = m.start(&m.task)
+	}
+	m.killed++
+	what := "the worker"
+	if m.servers() && at.ledger {
+		what = "the ledger's worker"
+	} else if m.servers() {
+		what = "the accounts' worker"
+	}
+	fmt.Fprintf(m.stderr, "%s was killed after %d decisions, %d of %d orders sent; another goes on\n", what, s.Decisions, s.Sent, m.plan.Transfers)
+	return err
+}
+
+// prove reads what the run has left.
+func (m *many) prove(ctx context.Context) (_ *proof.Verdict, err error) {
+	o, err := m.open(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, o.Close()) }()
+	return proof.Check(ctx, m.plan,
+		proof.Witness{Service: m.accounts(), Log: o.log, Store: o.accounts},
+		proof.Witness{Service: m.ledger(), Log: o.log, Store: o.ledger},
+		m.receipts())
+}
+
+// print prints what the run came to, and on the standard error what is wrong.
+func (m *many) print(v *proof.Verdict) error {
+	took := m.ended.Sub(m.began)
+	a := answer{
+		Transfers: v.Transfers, Completed: v.Completed, Compensated: v.Compensated, Stuck: v.Stuck,
+		MoneyBefore: v.MoneyBefore, MoneyAfter: v.MoneyAfter, Kills: m.killed,
+		EffectsPerformed: v.Performed, EffectsDoubled: v.Doubled, EffectCalls: v.Calls,
+		PerSecond: float64(v.Transfers) / took.Seconds(),
+	}
+	for _, f := range v.Faults {
+		fmt.Fprintln(m.stderr, "wrong:", f)
+	}
+	if v.More > 0 {
+		fmt.Fprintf(m.stderr, "wrong: and %d more\n", v.More)
+	}
+	if m.killed < m.kills {
+		fmt.Fprintf(m.stderr, "wrong: of %d kills %d were made\n", m.kills, m.killed)
+	}
+	if m.options.json {
+		return m.program.json(a)
+	}
+	fmt.Fprintf(m.stdout, `%8d transfers in %.2f s, %.0f a second
+%8d completed
+%8d compensated
+%8d stuck
+money    %d before, %d after
+kills    %d%s
+receipts %d sent by %d calls, %d twice
+`, a.Transfers, took.Seconds(), a.PerSecond, a.Completed, a.Compensated, a.Stuck, a.MoneyBefore, a.MoneyAfter,
+		a.Kills, m.slowest(), a.EffectsPerformed, a.EffectCalls, a.EffectsDoubled)
+	if v.OK() {
+		fmt.Fprintln(m.stdout, "The journals, the states and the provider's file say the same, and it is as it should be.")
+	}
+	return nil
+}
+
+func (m *many) slowest() string {
+	if m.standstill == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", and something was decided again within %.2f s", m.standstill.Seconds())
+}
