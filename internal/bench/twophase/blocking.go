@@ -55,7 +55,7 @@ func (b *blocking) run(ctx context.Context) (s scene, err error) {
 	if err := b.databases.waiting(ctx, waiters); err != nil {
 		return s, err
 	}
-	if s.Meanwhile, err = b.crowd.run(ctx, b.kinds(living, "meanwhile"), b.length-time.Since(killed)); err != nil {
+	if s.Meanwhile, err = b.crowd.run(ctx, b.kinds(living, meanwhile), b.length-time.Since(killed)); err != nil {
 		return s, err
 	}
 	seen, err := b.databases.sums(ctx)
@@ -82,7 +82,7 @@ func (b *blocking) run(ctx context.Context) (s scene, err error) {
 		s.Waited = append(s.Waited, w.Seconds())
 	}
 	s.Ended = time.Since(resolved).Seconds()
-	if s.After, err = b.crowd.run(ctx, b.kinds(living, "afterwards"), b.length/5); err != nil {
+	if s.After, err = b.crowd.run(ctx, b.kinds(living, afterwards), b.length/5); err != nil {
 		return s, err
 	}
 	_, err = b.databases.check(ctx)

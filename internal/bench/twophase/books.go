@@ -75,21 +75,19 @@ func (b *books) inFlight() int {
 	return len(b.transfers) - b.in(transfer.Completed) - b.in(transfer.Returned)
 }
 
-// settle counts in a group which of its transfers, whose keys begin with a prefix, have ended since they were accepted.
+// settle counts in a group which of its transfers, whose keys begin with a prefix, have ended by now.
 func (b *books) settle(g *group, prefix string) {
+	finished, returned := 0, 0
 	for key, t := range b.transfers {
-		if !strings.HasPrefix(key, prefix) {
-			continue
+		switch ours := strings.HasPrefix(key, prefix); {
+		case ours && t.Phase == transfer.Completed:
+			finished++
+		case ours && t.Phase == transfer.Returned:
+			returned++
 		}
-		switch t.Phase {
-		case transfer.Completed:
-			g.Completed++
-			g.Waiting--
-		case transfer.Returned:
-			g.Undone++
-			g.Waiting--
-		default:
-		}
+	}
+	if finished+returned > 0 {
+		g.Completed, g.Undone, g.Waiting = finished, returned, g.Asked-finished-returned
 	}
 }
 

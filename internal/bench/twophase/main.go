@@ -110,13 +110,13 @@ func command(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 func (s *settings) parse(args []string, stderr io.Writer) error {
 	flags := flag.NewFlagSet("twophase", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.StringVar(&s.kafka, "kafka", os.Getenv("DEJA_TEST_KAFKA"), "bootstrap `ADDRESSES` (else $DEJA_TEST_KAFKA); for the part service")
+	flags.StringVar(&s.kafka, "kafka", os.Getenv("DEJA_TEST_KAFKA"), "bootstrap `ADDRESSES` (else $DEJA_TEST_KAFKA); for what deja does")
 	flags.StringVar(&s.postgres, "postgres", os.Getenv("DEJA_TEST_POSTGRES"), "`DSN` of a server (else $DEJA_TEST_POSTGRES); databases of its own are made there, and dropped")
 	flags.StringVar(&s.only, "only", partNames(), "a comma-separated list of `parts`")
 	flags.StringVar(&s.at, "at", string(prepared), fmt.Sprintf("the `point` at which the coordinator dies: %s", points))
-	flags.IntVar(&s.inFlight, "in-flight", 10, "transfers of the coordinator that dies")
-	flags.DurationVar(&s.length, "for", 5*time.Second, "how long it stays dead")
-	flags.DurationVar(&s.patience, "patience", 500*time.Millisecond, "how long others wait for a lock")
+	flags.IntVar(&s.inFlight, "in-flight", 10, "transfers in flight when it dies")
+	flags.DurationVar(&s.length, "for", 5*time.Second, "how long it is dead, and the service")
+	flags.DurationVar(&s.patience, "patience", 500*time.Millisecond, "how long others wait for a lock, and transfers of deja that touch one in flight for the dead service")
 	flags.IntVar(&s.transfers, "transfers", 4_000, "to measure the throughput with")
 	flags.IntVar(&s.runs, "runs", 3, "of each measurement of the throughput; the median counts")
 	flags.BoolVar(&s.json, "json", false, "print JSON")
@@ -186,7 +186,7 @@ func coordinatorDies(ctx context.Context, e *experiment) error {
 
 func serviceDies(ctx context.Context, e *experiment) error {
 	return e.withServices(ctx, func(p *pair) error {
-		o := outage{p, e.set.inFlight, e.set.length, crowd{clients, e.set.patience}}
+		o := outage{p, e.set.inFlight, e.set.length, e.set.patience, crowd{clients, e.set.patience}}
 		scenes, err := o.run(ctx)
 		e.Scenes = append(e.Scenes, scenes...)
 		return err

@@ -19,6 +19,7 @@ type outage struct {
 	*pair
 	inFlight int           // transfers that wait for the ledger
 	length   time.Duration // until the ledger is started again
+	timeOut  time.Duration // of transfers that touch one in flight: they wait no longer for the ledger
 	crowd    crowd
 }
 
@@ -51,7 +52,7 @@ func (o *outage) ledgerDies(ctx context.Context) (s scene, err error) {
 	}
 	killed := time.Now()
 	waits := make(chan wait, waiters)
-	if err := o.meanwhile(ctx, &s, killed, waits); err != nil {
+	if err := o.whileDead(ctx, &s, killed, waits); err != nil {
 		return s, err
 	}
 
@@ -73,7 +74,15 @@ func (o *outage) ledgerDies(ctx context.Context) (s scene, err error) {
 		return s, err
 	}
 	s.Ended = time.Since(started).Seconds()
-	if s.After, err = o.crowd.run(ctx, o.kinds("afterwards", deja.AtEnd()), o.length/5); err != nil {
+	b, err := o.read(ctx)
+	if err != nil {
+		return s, err
+	}
+	for _, g := range s.Meanwhile {
+		b.settle(&g, prefix(meanwhile, g.Who))
+		s.InTheEnd = append(s.InTheEnd, g)
+	}
+	if s.After, err = o.crowd.run(ctx, o.kinds(afterwards, 0, deja.AtEnd()), o.length/5); err != nil {
 		return s, err
 	}
 	return s, o.check(ctx)
@@ -103,9 +112,13 @@ func (o *outage) workerDies(ctx context.Context, one *child) (s scene, err error
 	}
 	died := make(chan death, 1)
 	time.AfterFunc(o.length/5, func() {
+		d := death{Time: time.Now()}
 		b, err := o.read(ctx)
-		at := time.Now()
-		died <- death{at, b.inFlight(), errors.Join(err, one.kill())}
+		if err == nil {
+			d.inFlight = b.inFlight()
+		}
+		d.err = errors.Join(err, one.kill())
+		died <- d
 	})
 	const phase = "while one of two dies"
 	s.Meanwhile, err = o.crowd.run(ctx, []kind{
@@ -120,16 +133,11 @@ func (o *outage) workerDies(ctx context.Context, one *child) (s scene, err error
 		return s, err
 	}
 	s.Seconds, s.InFlight = time.Since(d.Time).Seconds(), d.inFlight
-	b, err := o.read(ctx)
-	if err != nil {
-		return s, err
-	}
-	s.MoneySeen, s.Money = b.balances+b.posted, money+o.paidIn.Load()
-	return s, b.check(s.Money)
+	return s, o.check(ctx)
 }
 
-// meanwhile is what happens while the ledger is dead.
-func (o *outage) meanwhile(ctx context.Context, s *scene, killed time.Time, waits chan<- wait) error {
+// whileDead is what happens while the ledger is dead.
+func (o *outage) whileDead(ctx context.Context, s *scene, killed time.Time, waits chan<- wait) error {
 	for n := range o.inFlight {
 		if _, err := o.do(ctx, doubtful(n), 0, deja.Point{}); err != nil {
 			return err
@@ -146,8 +154,7 @@ func (o *outage) meanwhile(ctx context.Context, s *scene, killed time.Time, wait
 			return err
 		})
 	}
-	const phase = "meanwhile"
-	groups, err := o.crowd.run(ctx, o.kinds(phase, deja.Point{}), o.length-time.Since(killed))
+	groups, err := o.crowd.run(ctx, o.kinds(meanwhile, o.timeOut, deja.Point{}), o.length-time.Since(killed))
 	if err != nil {
 		return err
 	}
@@ -156,7 +163,7 @@ func (o *outage) meanwhile(ctx context.Context, s *scene, killed time.Time, wait
 		return err
 	}
 	for i := range groups {
-		b.settle(&groups[i], prefix(phase, groups[i].Who))
+		b.settle(&groups[i], prefix(meanwhile, groups[i].Who))
 	}
 	s.Meanwhile, s.MoneySeen, s.Money = groups, b.balances+b.posted, money+o.paidIn.Load()
 	return nil
@@ -166,10 +173,10 @@ func (o *outage) meanwhile(ctx context.Context, s *scene, killed time.Time, wait
 func prefix(phase, who string) string { return phase + ", " + who + ", " }
 
 // kinds are clients that ask while transfers are in flight, and wait for what they have asked for until a point.
-func (o *outage) kinds(phase string, until deja.Point) []kind {
+func (o *outage) kinds(phase string, timeOut time.Duration, until deja.Point) []kind {
 	return []kind{
 		o.payIns(payIns, func(rng *rand.Rand) int { return doubtful(rng.IntN(o.inFlight)).from }),
-		o.transfers(phase, touchers, func(rng *rand.Rand) move { return touching(rng, o.inFlight, doubtful) }, o.crowd.patience, until),
+		o.transfers(phase, touchers, func(rng *rand.Rand) move { return touching(rng, o.inFlight, doubtful) }, timeOut, until),
 		o.transfers(phase, others, apart, 0, until),
 	}
 }
@@ -181,13 +188,13 @@ func (o *outage) payIns(who string, to func(*rand.Rand) int) kind {
 	}}
 }
 
-func (o *outage) transfers(phase, who string, next func(*rand.Rand) move, patience time.Duration, until deja.Point) kind {
+func (o *outage) transfers(phase, who string, next func(*rand.Rand) move, timeOut time.Duration, until deja.Point) kind {
 	return kind{who, func(ctx context.Context, number int) (func(int) (outcome, error), func() error, error) {
 		rng := rand.New(rand.NewPCG(uint64(number), 0))
 		ask := func(n int) (outcome, error) {
 			t := next(rng)
 			t.id = fmt.Sprintf("%s%d-%d", prefix(phase, who), number, n)
-			return o.do(ctx, t, patience, until)
+			return o.do(ctx, t, timeOut, until)
 		}
 		return ask, func() error { return nil }, nil
 	}}

@@ -115,8 +115,8 @@ func (p *pair) prepare(ctx context.Context) error {
 }
 
 // do asks for a transfer and waits until it is accepted or, if until is a point, has come there.
-func (p *pair) do(ctx context.Context, t move, patience time.Duration, until deja.Point) (outcome, error) {
-	r := t.request(patience)
+func (p *pair) do(ctx context.Context, t move, timeOut time.Duration, until deja.Point) (outcome, error) {
+	r := t.request(timeOut)
 	r.Until = until
 	out, err := p.client.Do(ctx, r)
 	switch {
@@ -199,13 +199,13 @@ func pause(ctx context.Context) error {
 }
 
 // request is what asks for a transfer. The ledger has so long for its answer; 0: as long as the example gives it.
-func (t move) request(patience time.Duration) deja.Request {
+func (t move) request(timeOut time.Duration) deja.Request {
 	number := posting.Number(t.to)
 	if isClosed(t.to) {
 		number += "0" // nobody's
 	}
 	return deja.Request{Key: t.id, Command: transfer.Start{
-		From: orders.Sender(t.from), To: number, Amount: t.amount, Patience: patience.Milliseconds(),
+		From: orders.Sender(t.from), To: number, Amount: t.amount, Patience: timeOut.Milliseconds(),
 	}}
 }
 

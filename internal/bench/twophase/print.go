@@ -27,8 +27,10 @@ func (e *experiment) print(w io.Writer) {
 
 func (s *scene) print(w io.Writer) {
 	fmt.Fprintf(w, "%s; %d transfers in flight\n\n", s.Dead, s.InFlight)
-	printGroups(w, "meanwhile", s.Meanwhile)
-	fmt.Fprintf(w, "a reader of both databases saw %d of %d\n", s.MoneySeen, s.Money)
+	printGroups(w, meanwhile, s.Meanwhile)
+	if s.Money > 0 {
+		fmt.Fprintf(w, "a reader of both databases saw %d of %d\n", s.MoneySeen, s.Money)
+	}
 	if len(s.Waited) > 0 {
 		fmt.Fprintf(w, "transfers without a time limit waited %s s\n", strings.Trim(fmt.Sprintf("%.1f", s.Waited), "[]"))
 	}
@@ -42,8 +44,18 @@ func (s *scene) print(w io.Writer) {
 		}
 		last = v.Database
 	}
-	fmt.Fprintf(w, "dead for %.1f s; all that had waited had ended %.1f s later\n\n", s.Seconds, s.Ended)
-	printGroups(w, "afterwards", s.After)
+	if len(s.After) == 0 {
+		fmt.Fprintf(w, "%.1f s after the death all that had waited had ended\n\n", s.Seconds)
+		return
+	}
+	fmt.Fprintf(w, "dead for %.1f s; all that had waited had ended %.1f s later\n", s.Seconds, s.Ended)
+	for i, g := range s.InTheEnd {
+		if s.Meanwhile[i].Waiting > 0 {
+			fmt.Fprintf(w, "  %s: %d completed, %d undone\n", g.Who, g.Completed, g.Undone)
+		}
+	}
+	fmt.Fprintln(w)
+	printGroups(w, afterwards, s.After)
 }
 
 func printGroups(w io.Writer, when string, groups []group) {

@@ -14,16 +14,23 @@ type scene struct {
 	Seconds   float64 `json:"seconds"` // until it was there again, or somebody had done its work
 	InFlight  int     `json:"in_flight"`
 	Meanwhile []group `json:"meanwhile"`
+	InTheEnd  []group `json:"in_the_end,omitempty"` // what became of those
 	After     []group `json:"afterwards,omitempty"`
 
 	Waited []float64 `json:"waited_seconds,omitempty"` // how long transfers waited that had no time limit
 	Ended  float64   `json:"ended_seconds"`            // after Seconds, all that had waited had ended
 
-	MoneySeen int64 `json:"money_seen"` // what a reader of both databases saw meanwhile
-	Money     int64 `json:"money"`      // what there was
+	MoneySeen int64 `json:"money_seen,omitempty"` // what a reader of both databases saw meanwhile
+	Money     int64 `json:"money,omitempty"`      // what there was
 
 	Verdicts []verdict `json:"by_hand,omitempty"` // what somebody had to do
 }
+
+// The phases of a scene.
+const (
+	meanwhile  = "meanwhile"
+	afterwards = "afterwards"
+)
 
 // A group is what was asked for by clients of one kind, and what became of it.
 type group struct {
@@ -75,49 +82,61 @@ type crowd struct {
 	patience time.Duration
 }
 
-// run lets them work for a while.
-func (c crowd) run(ctx context.Context, kinds []kind, length time.Duration) ([]group, error) {
+// run lets them work for a while, from when all are there. Each asks at least once.
+func (c crowd) run(ctx context.Context, kinds []kind, length time.Duration) (found []group, err error) {
+	type client struct {
+		kind int
+		ask  func(n int) (outcome, error)
+	}
 	var (
-		all   sync.WaitGroup
-		mu    sync.Mutex
-		errs  error
-		found = make([]group, len(kinds))
-		took  = make([][]time.Duration, len(kinds))
-		until = time.Now().Add(length)
+		all     sync.WaitGroup
+		mu      sync.Mutex
+		clients []client
+		ends    []func() error
+		took    = make([][]time.Duration, len(kinds))
 	)
+	found = make([]group, len(kinds))
+	defer func() {
+		for _, end := range ends {
+			err = errors.Join(err, end())
+		}
+	}()
 	for i, k := range kinds {
 		found[i].Who = k.who
 		for number := range c.clients {
-			all.Go(func() {
-				err := k.ask(ctx, number, until, func(o outcome, d time.Duration) {
-					mu.Lock()
-					defer mu.Unlock()
-					found[i].count(o)
-					if took[i] = append(took[i], d); d > c.patience {
-						found[i].Late++
-					}
-				})
-				mu.Lock()
-				defer mu.Unlock()
-				errs = errors.Join(errs, err)
-			})
+			ask, end, err := k.client(ctx, number)
+			if err != nil {
+				return nil, err
+			}
+			clients, ends = append(clients, client{i, ask}), append(ends, end)
 		}
 	}
+	until, errs := time.Now().Add(length), make(chan error, len(clients))
+	for _, cl := range clients {
+		all.Go(func() {
+			errs <- askUntil(until, cl.ask, func(o outcome, d time.Duration) {
+				mu.Lock()
+				defer mu.Unlock()
+				found[cl.kind].count(o)
+				if took[cl.kind] = append(took[cl.kind], d); d > c.patience {
+					found[cl.kind].Late++
+				}
+			})
+		})
+	}
 	all.Wait()
+	for range clients {
+		err = errors.Join(err, <-errs)
+	}
 	for i := range found {
 		found[i].P50, found[i].Max = spread(took[i])
 	}
-	return found, errs
+	return found, err
 }
 
-// ask lets a client ask until a time.
-func (k *kind) ask(ctx context.Context, number int, until time.Time, note func(outcome, time.Duration)) (err error) {
-	ask, end, err := k.client(ctx, number)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, end()) }()
-	for n := 0; time.Now().Before(until); n++ {
+// askUntil asks for one thing after another until a time, and notes what became of each and how long the answer took.
+func askUntil(until time.Time, ask func(n int) (outcome, error), note func(outcome, time.Duration)) error {
+	for n := 0; n == 0 || time.Now().Before(until); n++ {
 		began := time.Now()
 		o, err := ask(n)
 		if err != nil {
