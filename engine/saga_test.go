@@ -39,17 +39,17 @@ func (p *post) send(_ context.Context, key deja.ID, _ remit.Mail) (string, error
 
 // pair is the two services, running over one log.
 type pair struct {
-	log          *memory.Log
-	banks        *memory.Store
-	bank, ledger *node
-	post         *post
+	log            *memory.Log
+	banks, ledgers *memory.Store
+	bank, ledger   *node
+	post           *post
 }
 
 func runPair(t *testing.T, v remit.Variant) *pair {
 	t.Helper()
-	p := &pair{log: memory.NewLog(memory.LogConfig{Partitions: 3}), post: &post{}, banks: memory.NewStore()}
+	p := &pair{log: memory.NewLog(memory.LogConfig{Partitions: 3}), post: &post{}, banks: memory.NewStore(), ledgers: memory.NewStore()}
 	bank, ledger := remit.Services(v)
-	p.ledger = runNode(t, engine.Config{Service: ledger, Log: p.log, Store: memory.NewStore()})
+	p.ledger = runNode(t, engine.Config{Service: ledger, Log: p.log, Store: p.ledgers, Peers: remit.Peers()})
 	p.bank = runNode(t, engine.Config{
 		Service: bank, Log: p.log, Store: p.banks, Peers: remit.Peers(), Effects: []deja.Performer{remit.Mailer(p.post.send)},
 	})
@@ -138,6 +138,46 @@ func TestATimeOutUndoesWhatADeadServiceDoesNotAnswer(t *testing.T) {
 	}
 	if got := state[remit.Entry](t, p.ledger.Client(), "posting", "r1"); got.Amount != 0 || !got.Reversed {
 		t.Errorf("the posting is %+v, want it barred", got)
+	}
+}
+
+// What one stream sends keeps its order. A posting that goes by way of a desk may come after its reversal, and must be barred.
+func TestAnActionThatComesAfterItsReversalIsBarred(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		variant remit.Variant
+		posted  int64
+	}{
+		{"barred", remit.Variant{Desks: true}, 0},
+		{"not barred", remit.Variant{Desks: true, NoBar: true}, 30}, // which was refunded as well
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := runPair(t, c.variant)
+			bank := p.bank.Client()
+			must(t, bank, deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
+			start := func(key string, hold, patience time.Duration) string {
+				out := must(t, bank, deja.Request{
+					Key: key, Command: remit.Start{From: "ana", To: "bob", Amount: 30, Desk: "d", Hold: hold, Patience: patience}, Until: deja.AtEnd(),
+				})
+				return out.Reached.Type
+			}
+			if got := start("r1", 0, time.Hour); got != "remittance.finished" {
+				t.Errorf("r1 reached %s", got)
+			}
+			if got := start("r2", 800*time.Millisecond, 50*time.Millisecond); got != "remittance.undone" {
+				t.Errorf("r2 reached %s", got)
+			}
+			until(t, "the desk has posted", func() bool {
+				rows, err := p.ledgers.Load(timeout(t), []deja.Stream{{Aggregate: "desk", Key: "d"}})
+				return err == nil && len(rows) == 1 && len(rows[0].Open) == 0
+			})
+			if got := state[remit.Account](t, bank, "account", "ana").Balance; got != 70 {
+				t.Errorf("the balance is %d, want 70", got)
+			}
+			if got := state[remit.Entry](t, p.ledger.Client(), "posting", "r2"); got.Amount != c.posted || !got.Reversed {
+				t.Errorf("the posting is %+v, want %d", got, c.posted)
+			}
+		})
 	}
 }
 

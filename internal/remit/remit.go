@@ -26,14 +26,17 @@ type (
 		From, To string
 		Amount   int64
 		Patience time.Duration
+		Desk     string        `json:",omitempty"` // through which the ledger is to post; none: directly
+		Hold     time.Duration `json:",omitempty"` // how long the desk takes over it
 	}
 	TimeOut struct{}
 	GiveUp  struct{}
 	Mailed  struct{ Receipt string }
 
 	Post struct {
-		To     string
-		Amount int64
+		To         string
+		Amount     int64
+		Remittance string `json:",omitempty"` // for a desk, which has many
 	}
 	Reverse struct{}
 )
@@ -78,6 +81,8 @@ type (
 		From, To string
 		Amount   int64
 		Patience time.Duration
+		Desk     string        `json:",omitempty"`
+		Hold     time.Duration `json:",omitempty"`
 	}
 	Taken    struct{}
 	GivenUp  struct{ Why string }
@@ -135,8 +140,9 @@ func (Reversed) EventType() string { return "posting.reversed" }
 
 // Mail is the effect: a receipt is sent.
 type Mail struct {
-	To     string
-	Amount int64
+	To         string
+	Remittance string
+	Amount     int64
 }
 
 // EffectType implements [deja.Effect].
@@ -162,6 +168,7 @@ type Variant struct {
 	NoBar   bool // the ledger does not bar a posting that was reversed before it came
 	Racing  bool // a reply that comes after the time-out finishes the remittance all the same
 	Counted bool // a tally reacts to what the ledger posts
+	Desks   bool // the ledger has desks, through which it posts
 }
 
 // Account is the state of an account.
@@ -227,6 +234,8 @@ type Remittance struct {
 	To       string        `json:"to"`
 	Amount   int64         `json:"amount"`
 	Patience time.Duration `json:"patience"`
+	Desk     string        `json:"desk,omitempty"`
+	Hold     time.Duration `json:"hold,omitempty"`
 	Phase    string        `json:"phase"`
 	Receipt  string        `json:"receipt,omitempty"`
 	Ends     int           `json:"ends"` // how often it has ended
@@ -237,7 +246,7 @@ func remittance(v Variant) *deja.Aggregate[Remittance] {
 	if v.Racing {
 		onPost = Remittance.onPostRacing
 	}
-	return deja.NewAggregate("remittance",
+	rows := []deja.Handler[Remittance]{
 		deja.Handle(Remittance.start),
 		deja.Handle(Remittance.timeOut),
 		deja.Compensate(Remittance.undo),
@@ -248,7 +257,7 @@ func remittance(v Variant) *deja.Aggregate[Remittance] {
 		deja.OnReply(Remittance.onRefund),
 		deja.OnFailed(Remittance.noMail),
 		deja.Apply(func(r *Remittance, e Started) {
-			*r = Remittance{From: e.From, To: e.To, Amount: e.Amount, Patience: e.Patience, Phase: Taking}
+			*r = Remittance{From: e.From, To: e.To, Amount: e.Amount, Patience: e.Patience, Desk: e.Desk, Hold: e.Hold, Phase: Taking}
 		}),
 		deja.Apply(func(r *Remittance, _ Taken) { r.Phase = Posting }),
 		deja.Apply(func(r *Remittance, _ GivenUp) { r.Phase = Undoing }),
@@ -261,7 +270,11 @@ func remittance(v Variant) *deja.Aggregate[Remittance] {
 		deja.Ends[Remittance, Undone](),
 		deja.Sticks[Remittance, Stuck](),
 		deja.Within[Remittance](time.Hour),
-	)
+	}
+	if v.Desks {
+		rows = append(rows, deja.Handle(Remittance.settle), deja.OnReply(Remittance.onSubmit))
+	}
+	return deja.NewAggregate("remittance", rows...)
 }
 
 const timeOut = "time-out"
@@ -281,7 +294,11 @@ func (r Remittance) onWithdraw(d *deja.Decision, a deja.Reply[Withdraw]) error {
 		return nil //nolint:nilerr // it is what was decided
 	}
 	d.Record(Taken{})
-	d.Send(d.Key(), Post{r.To, r.Amount})
+	if r.Desk == "" {
+		d.Send(d.Key(), Post{To: r.To, Amount: r.Amount})
+	} else {
+		d.Send(r.Desk, Submit{Post{r.To, r.Amount, d.Key()}, r.Hold})
+	}
 	d.Schedule(timeOut, d.Time().Add(r.Patience), TimeOut{})
 	return nil
 }
@@ -306,7 +323,7 @@ func (r Remittance) onPostRacing(d *deja.Decision, a deja.Reply[Post]) error {
 func (r Remittance) finish(d *deja.Decision) error {
 	d.Cancel(timeOut)
 	d.Record(Finished{})
-	d.Effect(Mail{r.From, r.Amount})
+	d.Effect(Mail{r.From, d.Key(), r.Amount})
 	return nil
 }
 
@@ -394,7 +411,7 @@ func (p Entry) postUnbarred(d *deja.Decision, c Post) error {
 	if c.To == Nobody {
 		return ErrNoTaker
 	}
-	d.Record(Posted(c))
+	d.Record(Posted{c.To, c.Amount})
 	return nil
 }
 
@@ -433,11 +450,17 @@ func Services(v Variant) (bank, ledger *deja.Service) {
 	if v.Counted {
 		bank.Aggregates = append(bank.Aggregates, tally())
 	}
-	return bank, &deja.Service{Name: Ledger, Aggregates: []deja.AnyAggregate{posting(v)}}
+	ledger = &deja.Service{Name: Ledger, Aggregates: []deja.AnyAggregate{posting(v)}}
+	if v.Desks {
+		ledger.Aggregates = append(ledger.Aggregates, desk())
+	}
+	return bank, ledger
 }
 
-// Peers are the bank's: who owns the ledger's aggregate.
-func Peers() map[string]string { return map[string]string{"posting": Ledger} }
+// Peers are those of both: who owns an aggregate that the other sends commands to.
+func Peers() map[string]string {
+	return map[string]string{"posting": Ledger, "desk": Ledger, "remittance": Bank}
+}
 
 // Mailer returns a performer that calls send, which honours its key, and answers with the receipt's number.
 func Mailer(send func(ctx context.Context, key deja.ID, m Mail) (string, error)) deja.Performer {
