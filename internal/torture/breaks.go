@@ -40,6 +40,10 @@ var breaks = map[string][]edit{
 			`WHERE ` + "` + holding + `" + ` AND position <= $4 AND n <= $5 AND $6::bytea IS NOT NULL RETURNING 1` + "`)\n\n// advanceJoint",
 		},
 	},
+	// The ledger posts what was reversed before it came.
+	"no-bar": {{"internal/torture/service.go", `remit.Variant{Desks: true, Counted: true}`, `remit.Variant{Desks: true, Counted: true, NoBar: true}`}},
+	// An effect is tried with another key each time.
+	"key": {{"engine/effect.go", `call(ctx, p.e.machine.Codec(), e.ID, e.Payload)`, `call(ctx, p.e.machine.Codec(), deja.NewID(), e.Payload)`}},
 	// A relay goes on with the next record when one was not taken in time.
 	"relay": {
 		{

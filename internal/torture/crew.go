@@ -19,7 +19,8 @@ import (
 	"time"
 )
 
-// A hand is a process of the run: a worker or the second relay, behind proxies of its own.
+// A hand is a process of the run: a worker or the second relay, behind proxies of its own. One without a program is a client
+// of this process.
 type hand struct {
 	name    string
 	program string
@@ -44,13 +45,13 @@ type hand struct {
 }
 
 // newHand makes proxies and a log for a process that is not started yet.
-func newHand(ctx context.Context, dir, name, program, command string, s *servers, at where, notice func(string, ...any)) (*hand, error) {
+func newHand(ctx context.Context, dir, name, program, command string, at where, notice func(string, ...any)) (*hand, error) {
 	h := &hand{name: name, program: program, command: command, notice: notice}
 	var err error
-	if h.kafka, err = newProxy(ctx, s.brokers); err != nil {
+	if h.kafka, err = newProxy(ctx, at.kafka); err != nil {
 		return nil, err
 	}
-	host, rest, err := cutDSN(s.dsn)
+	host, rest, err := cutDSN(at.dsn)
 	if err != nil {
 		return nil, err
 	}

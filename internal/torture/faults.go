@@ -8,10 +8,9 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
-
-	"github.com/dejalog/deja/internal/place"
 )
 
 // A kind of fault. A light one goes on beside those that follow.
@@ -120,11 +119,11 @@ func pick(rng *rand.Rand, among []kind) kind {
 	return among[0]
 }
 
-// warm waits until the service works.
+// warm waits until the services work.
 func (r *run) warm(ctx context.Context) bool {
-	for until := time.Now().Add(2 * time.Minute); r.load.dos.Load() < 20; {
+	for until := time.Now().Add(2 * time.Minute); r.load.dos.Load() < 20 || r.load.ends.Load() < 5; {
 		if time.Now().After(until) {
-			r.violate("the service does not work, before any fault: %s", r.standing(ctx))
+			r.violate("the services do not work, before any fault: %s", r.standing(ctx))
 		}
 		if sleep(ctx, 100*time.Millisecond); ctx.Err() != nil {
 			return false
@@ -150,7 +149,7 @@ func (r *run) cut(_ context.Context, rng *rand.Rand) {
 
 // commitCut loses answers to COMMIT, some of them after a while.
 func (r *run) commitCut(ctx context.Context, rng *rand.Rand) {
-	h, n, held := r.oneOf(rng, r.hands), 1+rng.IntN(3), time.Duration(0)
+	h, n, held := r.oneOf(rng, r.workers()), 1+rng.IntN(3), time.Duration(0)
 	if rng.IntN(3) == 0 {
 		held = between(rng, 500*time.Millisecond, 4*time.Second)
 	}
@@ -164,11 +163,11 @@ func (r *run) commitCut(ctx context.Context, rng *rand.Rand) {
 func (r *run) appendCut(ctx context.Context, rng *rand.Rand) {
 	n, held := 1+rng.IntN(8), between(rng, 0, 2*time.Second)
 	r.fault("append-cut", "each worker loses %d requests to append to topics, each after %s", n, held)
-	for _, h := range r.hands {
+	for _, h := range r.workers() {
 		h.kafka.loseAppends(n, held)
 	}
 	sleep(ctx, 3*time.Second)
-	for _, h := range r.hands {
+	for _, h := range r.workers() {
 		h.kafka.loseAppends(0, 0)
 	}
 }
@@ -184,7 +183,7 @@ func (r *run) answerCut(ctx context.Context, rng *rand.Rand) {
 
 // oneWay stops one direction, and then ends the connections.
 func (r *run) oneWay(ctx context.Context, rng *rand.Rand) {
-	h, which, direction, d := r.oneOf(rng, r.hands), rng.IntN(2), rng.IntN(2), between(rng, 500*time.Millisecond, 5*time.Second)
+	h, which, direction, d := r.oneOf(rng, r.workers()), rng.IntN(2), rng.IntN(2), between(rng, 500*time.Millisecond, 5*time.Second)
 	r.fault("one-way", "%s and %s: nothing gets to the %s for %s", h.name, serverName(which), [...]string{"server", "process"}[direction], d)
 	p := h.proxies()[which]
 	p.stall(direction)
@@ -225,7 +224,7 @@ func (r *run) nap(ctx context.Context, rng *rand.Rand) {
 
 // freeze freezes a process past the lease.
 func (r *run) freeze(ctx context.Context, rng *rand.Rand) {
-	r.sleep(ctx, "freeze", r.oneOf(rng, r.hands), between(rng, 4*time.Second, 9*time.Second))
+	r.sleep(ctx, "freeze", r.oneOf(rng, r.workers()), between(rng, 4*time.Second, 9*time.Second))
 }
 
 func (r *run) sleep(ctx context.Context, kind string, h *hand, d time.Duration) {
@@ -240,12 +239,12 @@ func (r *run) sleep(ctx context.Context, kind string, h *hand, d time.Duration) 
 
 // kill kills a worker and starts another.
 func (r *run) kill(ctx context.Context, rng *rand.Rand) {
-	r.again(ctx, "kill", r.oneOf(rng, r.hands), syscall.SIGKILL, between(rng, 0, 3*time.Second))
+	r.again(ctx, "kill", r.oneOf(rng, r.workers()), syscall.SIGKILL, between(rng, 0, 3*time.Second))
 }
 
 // restart ends a worker in good order and starts another.
 func (r *run) restart(ctx context.Context, rng *rand.Rand) {
-	r.again(ctx, "restart", r.oneOf(rng, r.hands), syscall.SIGTERM, between(rng, 0, time.Second))
+	r.again(ctx, "restart", r.oneOf(rng, r.workers()), syscall.SIGTERM, between(rng, 0, time.Second))
 }
 
 // secondRelay kills or freezes the second relay.
@@ -307,40 +306,77 @@ func (r *run) bounce(ctx context.Context, d time.Duration, server, how string) {
 	}
 }
 
-// storeBack puts the store back to where it was some seconds ago, as one does with a backup or a standby that lags: in
-// between, nobody reaches the database.
+// storeBack puts one service's store back to where it was some seconds ago, or both, as one does with a backup or a standby
+// that lags: in between, nobody reaches the database.
 func (r *run) storeBack(ctx context.Context, rng *rand.Rand) {
-	file := filepath.Join(r.opt.dir, "dump.sql")
-	if !r.dump(ctx, file) {
-		return
+	which := r.someSides(rng)
+	for _, s := range which {
+		if !r.dump(ctx, s, "dump") {
+			return
+		}
 	}
 	d := between(rng, time.Second, 5*time.Second)
 	sleep(ctx, d)
-	r.fault("store-back", "by more than %s", d)
-	r.putBack(ctx, file)
+	r.fault("store-back", "%s by more than %s", names(which), d)
+	for _, s := range which {
+		r.putBack(ctx, s, "dump")
+	}
 }
 
-func (r *run) dump(ctx context.Context, file string) bool {
-	err := r.s.dump(ctx, r.direct.schema, file)
+func (r *run) oneSide(rng *rand.Rand) *side { return r.sides[rng.IntN(len(r.sides))] }
+
+// someSides returns one of both, or both.
+func (r *run) someSides(rng *rand.Rand) []*side {
+	if n := rng.IntN(len(r.sides) + 1); n < len(r.sides) {
+		return r.sides[n : n+1]
+	}
+	return r.sides
+}
+
+func names(sides []*side) string {
+	var all []string
+	for _, s := range sides {
+		all = append(all, s.name)
+	}
+	return strings.Join(all, " and ")
+}
+
+// dump keeps a service's store as it is now, under a name.
+func (r *run) dump(ctx context.Context, s *side, name string) bool {
+	err := r.s.dump(ctx, &s.direct, r.dumped(s, name))
 	if err != nil && ctx.Err() == nil {
 		r.say("no dump: %v", err)
 	}
 	return err == nil
 }
 
-func (r *run) putBack(ctx context.Context, file string) {
+func (r *run) dumped(s *side, name string) string {
+	return filepath.Join(r.opt.dir, s.name+"-"+name+".sql")
+}
+
+// users are those who work on a service's store through proxies.
+func (r *run) users(s *side) []*hand {
+	all := append(slices.Clone(s.hands), s.caller)
+	if s.name == r.second.place.service {
+		all = append(all, r.second)
+	}
+	return all
+}
+
+// putBack puts a service's store back to where it was when it was dumped.
+func (r *run) putBack(ctx context.Context, s *side, name string) {
 	r.down.Add(1)
 	defer r.down.Add(-1)
-	for _, h := range r.behind() {
+	for _, h := range r.users(s) {
 		h.pg.refuse(time.Hour)
 	}
 	defer func() {
-		for _, h := range r.behind() {
+		for _, h := range r.users(s) {
 			h.pg.admit()
 		}
 	}()
 	for try := 0; ctx.Err() == nil; try++ {
-		err := r.s.restore(ctx, r.direct.schema, file)
+		err := r.s.restore(ctx, &s.direct, r.dumped(s, name))
 		if err == nil {
 			return
 		}
@@ -364,15 +400,15 @@ func (r *run) rest(ctx context.Context) (resume func(), ok bool) {
 	return resume, true
 }
 
-// storeBackIdle puts the store back while nobody works, so that no lost connection tells the workers.
-func (r *run) storeBackIdle(ctx context.Context, _ *rand.Rand) {
+// storeBackIdle puts a store back while nobody works, so that no lost connection tells the workers.
+func (r *run) storeBackIdle(ctx context.Context, rng *rand.Rand) {
 	r.calm(ctx)
+	s := r.oneSide(rng)
 	resume, ok := r.rest(ctx)
 	if !ok {
 		return
 	}
-	file := filepath.Join(r.opt.dir, "idle.sql")
-	ok = r.dump(ctx, file)
+	ok = r.dump(ctx, s, "idle")
 	resume()
 	if !ok {
 		return
@@ -381,20 +417,21 @@ func (r *run) storeBackIdle(ctx context.Context, _ *rand.Rand) {
 	if resume, ok = r.rest(ctx); !ok {
 		return
 	}
-	r.fault("store-back-idle", "while all are at rest")
-	r.putBack(ctx, file)
+	r.fault("store-back-idle", "%s, while all are at rest", s.name)
+	r.putBack(ctx, s, "idle")
 	resume()
 	sleep(ctx, time.Second)
 }
 
-// sleeper lets a worker sleep while the store goes back and others take it over, in a new life of the service; and then
+// sleeper lets a worker sleep while its store goes back and others take it over, in a new life of the service; and then
 // lets those sleep, and the first wake and find something to do. It believes that nothing has happened, and the store
 // is again where it left it.
 func (r *run) sleeper(ctx context.Context, rng *rand.Rand) {
 	r.calm(ctx)
-	first := r.oneOf(rng, r.hands)
+	s := r.oneSide(rng)
+	first := r.oneOf(rng, s.hands)
 	var others []*hand
-	for _, h := range r.hands {
+	for _, h := range s.hands {
 		if h != first {
 			others = append(others, h)
 			h.end(syscall.SIGTERM)
@@ -404,15 +441,14 @@ func (r *run) sleeper(ctx context.Context, rng *rand.Rand) {
 	for _, h := range others { // they are younger now, and the first partition is the eldest's
 		r.begin(h)
 	}
-	if !r.until(ctx, func() bool { return r.holdsFirst(ctx, first) }) {
+	if !r.until(ctx, func() bool { return s.holdsFirst(ctx, first) }) {
 		return
 	}
 	resume, ok := r.rest(ctx)
 	if !ok {
 		return
 	}
-	file := filepath.Join(r.opt.dir, "sleeper.sql")
-	ok = r.dump(ctx, file)
+	ok = r.dump(ctx, s, "sleeper")
 	resume()
 	sleep(ctx, time.Second)
 	if !ok {
@@ -422,7 +458,7 @@ func (r *run) sleeper(ctx context.Context, rng *rand.Rand) {
 		return
 	}
 	defer func() { resume() }()
-	if !r.holdsFirst(ctx, first) {
+	if !s.holdsFirst(ctx, first) {
 		return
 	}
 	r.fault("sleeper", "%s sleeps, the store goes back, others take over and sleep, %s wakes", first.name, first.name)
@@ -433,14 +469,13 @@ func (r *run) sleeper(ctx context.Context, rng *rand.Rand) {
 	for _, h := range others {
 		h.end(syscall.SIGKILL)
 	}
-	r.putBack(ctx, file)
-	before := [2]int64{others[0].takeovers.Load(), others[1].takeovers.Load()}
+	r.putBack(ctx, s, "sleeper")
+	before := s.takeovers()
 	for _, h := range others {
 		r.begin(h)
 	}
 	taken := r.until(ctx, func() bool {
-		return others[0].takeovers.Load()+others[1].takeovers.Load() >= before[0]+before[1]+partitions &&
-			(r.holdsFirst(ctx, others[0]) || r.holdsFirst(ctx, others[1]))
+		return s.takeovers() >= before+partitions && slices.ContainsFunc(others, func(h *hand) bool { return s.holdsFirst(ctx, h) })
 	})
 	if !taken {
 		return
@@ -453,29 +488,30 @@ func (r *run) sleeper(ctx context.Context, rng *rand.Rand) {
 			h.signal(syscall.SIGCONT)
 		}
 	}()
-	for n := range accounts {
-		if place.Partition(accountKey(n), partitions) == 0 {
-			r.load.one(ctx, n)
-		}
-	}
+	r.load.wake(ctx, s)
 	first.signal(syscall.SIGCONT)
 	sleep(ctx, 2*time.Second)
 }
 
-// storeLost drops the store while no worker runs, and makes an empty one.
-func (r *run) storeLost(ctx context.Context, _ *rand.Rand) {
+// storeLost drops a store while no worker of its service runs, and makes an empty one; or does so with both.
+func (r *run) storeLost(ctx context.Context, rng *rand.Rand) {
 	r.calm(ctx)
 	r.down.Add(1)
 	defer r.down.Add(-1)
-	r.fault("store-lost", "its schema is dropped, with no worker running")
-	for _, h := range r.processes() {
-		h.end(syscall.SIGKILL)
-	}
-	r.caller.pg.refuse(time.Hour)
-	defer r.caller.pg.admit()
-	var err error
-	if !r.until(ctx, func() bool { err = r.remake(ctx); return err == nil }) && ctx.Err() == nil {
-		r.violate("the run itself failed: %v", err)
+	which := r.someSides(rng)
+	r.fault("store-lost", "%s: the schema is dropped, with no worker running", names(which))
+	for _, s := range which {
+		for _, h := range r.users(s) {
+			if h != s.caller {
+				h.end(syscall.SIGKILL)
+			}
+		}
+		s.caller.pg.refuse(time.Hour)
+		var err error
+		if !r.until(ctx, func() bool { err = s.remake(ctx); return err == nil }) && ctx.Err() == nil {
+			r.violate("the run itself failed: %v", err)
+		}
+		s.caller.pg.admit()
 	}
 	if err := r.startAll(); err != nil {
 		r.violate("%v", err)
@@ -483,15 +519,15 @@ func (r *run) storeLost(ctx context.Context, _ *rand.Rand) {
 }
 
 // remake makes the store anew.
-func (r *run) remake(ctx context.Context) error {
-	if err := inDatabase(ctx, r.direct.dsn, "SET lock_timeout = '5s'; DROP SCHEMA IF EXISTS "+r.direct.schema+" CASCADE"); err != nil {
+func (s *side) remake(ctx context.Context) error {
+	if err := inDatabase(ctx, s.direct.dsn, "SET lock_timeout = '5s'; DROP SCHEMA IF EXISTS "+s.direct.schema+" CASCADE"); err != nil {
 		return err
 	}
-	db, err := r.direct.openStore(ctx)
+	db, err := s.direct.openStore(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(db.Close(), watchLeases(ctx, r.direct.dsn, r.direct.schema))
+	return errors.Join(db.Close(), watchLeases(ctx, s.direct.dsn, s.direct.schema))
 }
 
 // until waits for something, for a while.
@@ -505,8 +541,8 @@ func (r *run) until(ctx context.Context, so func() bool) bool {
 }
 
 // holdsFirst reports whether a worker has the first partition's newest lease.
-func (r *run) holdsFirst(ctx context.Context, h *hand) bool {
-	ls, err := r.leases(ctx)
+func (s *side) holdsFirst(ctx context.Context, h *hand) bool {
+	ls, err := s.leases(ctx)
 	if err != nil {
 		return false
 	}

@@ -15,7 +15,8 @@ import (
 	"time"
 
 	"github.com/dejalog/deja"
-	"github.com/dejalog/deja/examples/bank/account"
+	"github.com/dejalog/deja/internal/place"
+	"github.com/dejalog/deja/internal/remit"
 )
 
 const (
@@ -32,9 +33,9 @@ type message struct {
 }
 
 func (m message) request() deja.Request {
-	r := deja.Request{ID: m.ID, Key: accountKey(m.Account), Command: account.Deposit{Amount: m.Amount}}
+	r := deja.Request{ID: m.ID, Key: accountKey(m.Account), Command: remit.Deposit{Amount: m.Amount}}
 	if m.Take {
-		r.Command = account.Withdraw{Amount: m.Amount}
+		r.Command = remit.Withdraw{Amount: m.Amount}
 	}
 	return r
 }
@@ -49,15 +50,17 @@ type told struct {
 	At       time.Time     `json:"at"` // when the client was told
 }
 
-// load sends messages, and remembers what was sent and what was told.
+// load sends messages and starts remittances, and remembers what was sent and what was told.
 type load struct {
-	client deja.Client
-	rate   float64 // messages a second, of Send
+	client deja.Client // of the bank
+	rate   float64     // messages a second, of Send
+	remits float64     // remittances a second
 	file   *bufio.Writer
 	close  func() error
 
 	sends, dos atomic.Int64 // calls that were answered
-	errors     atomic.Int64 // calls that were not, and were tried again
+	ends       atomic.Int64 // remittances of which it was told how they ended
+	errors     atomic.Int64 // calls that were not answered, and were tried again
 
 	gate sync.RWMutex // held for writing while nobody sends
 
@@ -66,6 +69,8 @@ type load struct {
 	sent  []message // all, in the order in which they were made
 	acked []message // that the log has
 	tolds []told
+	asked []remittance // in the order in which they were made
+	ended []ended
 	wrong []string // answers that can be no answers
 }
 
@@ -76,7 +81,7 @@ func newLoad(client deja.Client, opt options, rng *rand.Rand, path string) (*loa
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
 	return &load{
-		client: client, rate: opt.rate, rng: rng, file: w,
+		client: client, rate: opt.rate, remits: opt.remits, rng: rng, file: w,
 		close: func() error { return errors.Join(w.Flush(), f.Close()) },
 	}, nil
 }
@@ -135,13 +140,16 @@ func (l *load) make() message {
 }
 
 // run sends until stop ends, and finishes what it began until ctx does.
-func (l *load) run(stop, ctx context.Context, senders, doers int) {
+func (l *load) run(stop, ctx context.Context) {
 	var all sync.WaitGroup
 	for range senders {
 		all.Go(func() { l.send(stop, ctx, l.rate/float64(senders)) })
 	}
 	for range doers {
 		all.Go(func() { l.do(stop, ctx) })
+	}
+	for range remitters {
+		all.Go(func() { l.remit(stop, ctx, l.remits/remitters) })
 	}
 	all.Wait()
 }
@@ -238,7 +246,7 @@ func (l *load) save() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	enc := json.NewEncoder(l.file)
-	for _, part := range []any{map[string]any{"sent": l.sent}, map[string]any{"acknowledged": l.acked}, map[string]any{"told": l.tolds}} {
+	for _, part := range []map[string]any{{"sent": l.sent}, {"acknowledged": l.acked}, {"told": l.tolds}, {"remittances": l.asked}, {"ended": l.ended}} {
 		if err := enc.Encode(part); err != nil {
 			return err
 		}
@@ -257,13 +265,30 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // decodeMessage returns a message as it was sent.
 func decodeMessage(env *deja.Envelope) (m message, err error) {
-	m.ID, m.Take = env.ID, env.Type == account.Withdraw{}.CommandType()
+	m.ID, m.Take = env.ID, env.Type == remit.Withdraw{}.CommandType()
 	var content struct{ Amount int64 }
 	if err = json.Unmarshal(env.Payload, &content); err == nil && content.Amount <= 0 {
 		err = fmt.Errorf("%s of %d", env.Type, content.Amount)
 	}
 	m.Amount = content.Amount
 	return m, err
+}
+
+// wake sends a service something to do in the first partition, whether others may send or not. The ledger is to reverse
+// what nobody has posted.
+func (l *load) wake(ctx context.Context, s *side) {
+	for n := range accounts {
+		key := accountKey(n)
+		switch {
+		case place.Partition(key, partitions) != 0:
+		case s.name == remit.Bank:
+			l.one(ctx, n)
+		default:
+			short, cancel := context.WithTimeout(ctx, 5*time.Second)
+			_, _ = s.client.Send(short, deja.Request{Key: key, Command: remit.Reverse{}}) // what is not sent wakes nobody: no harm
+			cancel()
+		}
+	}
 }
 
 // one sends a deposit to an account, whether others may send or not.

@@ -1,18 +1,21 @@
 //go:build unix
 
-// Command torture runs a service on a real Kafka and a real PostgreSQL of its own, harms everything that can be harmed,
+// Command torture runs two services on a real Kafka and a real PostgreSQL of its own, harms everything that can be harmed,
 // and checks that nothing is lost, done twice or told wrongly.
 //
-// Three workers, a second relay and clients work through proxies. Workers are killed and frozen past their leases, both
-// servers crash, connections are cut, held up and slowed down, also between a COMMIT and its answer, and the store is
-// put back to an older state. All the while, and at the end, the checks of snapshot.go, past.go and conclude.go look at
-// what is there. The first thing that is wrong ends the run, with exit code 1, and what is left is kept.
+// A bank and a ledger, each with a database of its own, move money between them: some remittances are refused, some time
+// out, some postings come after their reversals, and a provider outside sends receipts. Five workers, a second relay and
+// clients work through proxies. Workers are killed and frozen past their leases, both servers crash, connections are cut,
+// held up and slowed down, also between a COMMIT and its answer, and stores are put back to an older state, or lost. All the while, and at the end, the checks of snapshot.go, past.go, books.go and
+// conclude.go look at what is there: in the end, money is what clients have paid in, and each remittance has one end with
+// all that belongs to it. The first thing that is wrong ends the run, with exit code 1, and what is left is kept.
 //
 // With -break the workers break one of the rules that all rests on; then the run must find something.
 //
 // Usage:
 //
-//	go run ./internal/torture [-for 90s] [-seed n] [-faults n] [-rate n] [-break epoch|position|relay] [-json]
+//	go run ./internal/torture [-for 90s] [-seed n] [-faults n] [-rate n] [-remittances n]
+//		[-break epoch|key|no-bar|position|relay] [-json]
 package main
 
 import (
@@ -57,6 +60,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&opt.faults, "faults", 0, "at least so many faults, however long they take")
 	flags.DurationVar(&opt.pause, "pause", 1600*time.Millisecond, "from one fault to the next, on the average")
 	flags.Float64Var(&opt.rate, "rate", 300, "messages a second")
+	flags.Float64Var(&opt.remits, "remittances", 30, "remittances a second")
 	flags.StringVar(&opt.broken, "break", "", "let the workers break a rule: "+strings.Join(breakNames(), ", "))
 	only := flags.String("only", "", "do faults of these `kinds` alone: "+strings.Join(kindNames(), ","))
 	flags.StringVar(&opt.dir, "dir", "", "the run's `folder`; by default one in the user's cache")
@@ -69,8 +73,8 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	opt.only = strings.FieldsFunc(*only, func(c rune) bool { return c == ',' })
-	if _, ok := breaks[opt.broken]; flags.NArg() > 0 || opt.broken != "" && !ok || opt.rate <= 0 || opt.pause < time.Millisecond {
-		fmt.Fprintf(stderr, "torture: wrong arguments %q; -break is one of %s, -rate and -pause are above 0\n", args, strings.Join(breakNames(), ", "))
+	if _, ok := breaks[opt.broken]; flags.NArg() > 0 || opt.broken != "" && !ok || opt.rate <= 0 || opt.remits <= 0 || opt.pause < time.Millisecond {
+		fmt.Fprintf(stderr, "torture: wrong arguments %q; -break is one of %s, -rate, -remittances and -pause are above 0\n", args, strings.Join(breakNames(), ", "))
 		return 2
 	}
 	for _, name := range opt.only {
@@ -160,20 +164,21 @@ type summary struct {
 	Told       int64          `json:"told"`
 	TriedAgain int64          `json:"tried_again"`
 	tally
+	books
 	Takeovers  int64    `json:"takeovers"`
 	Worst      float64  `json:"worst_standstill_seconds"`           // of a partition with something to do
 	Harmed     float64  `json:"worst_standstill_in_outage_seconds"` // with a server down, or all workers frozen or gone, in the meantime
 	Snapshots  int64    `json:"snapshots"`
 	Quiesced   float64  `json:"quiesced_after_seconds"`
-	Hash       string   `json:"hash,omitempty"`
+	Hashes     []string `json:"hashes,omitempty"` // of the states, by service
 	Violations []string `json:"violations"`
 	LastFaults []string `json:"last_faults,omitempty"` // before the violation
 }
 
 func (r *run) summary() summary {
 	s := summary{
-		Seed: r.opt.seed, Break: r.opt.broken, Seconds: time.Since(r.began).Seconds(), Kinds: map[string]int{}, tally: r.tally,
-		Takeovers: r.takeovers(), Snapshots: r.snapshots.Load(), Quiesced: r.quiet.Seconds(), Hash: r.hash, Violations: append([]string{}, r.wrong...),
+		Seed: r.opt.seed, Break: r.opt.broken, Seconds: time.Since(r.began).Seconds(), Kinds: map[string]int{}, books: r.books,
+		Takeovers: r.takeovers(), Snapshots: r.snapshots.Load(), Quiesced: r.quiet.Seconds(), Violations: append([]string{}, r.wrong...),
 	}
 	for _, h := range r.behind() {
 		if h != nil {
@@ -188,9 +193,13 @@ func (r *run) summary() summary {
 		s.Faults++
 		s.Kinds[f.kind]++
 	}
-	for i := range r.standstill {
-		s.Worst = max(s.Worst, r.standstill[i].worst.Seconds())
-		s.Harmed = max(s.Harmed, r.standstill[i].harmed.Seconds())
+	for _, side := range r.sides {
+		s.tally = s.plus(side.tally)
+		s.Hashes = append(s.Hashes, side.hash.String())
+		for i := range side.standstill {
+			s.Worst = max(s.Worst, side.standstill[i].worst.Seconds())
+			s.Harmed = max(s.Harmed, side.standstill[i].harmed.Seconds())
+		}
 	}
 	if r.load != nil {
 		s.Sent, s.Told, s.TriedAgain = len(r.load.sent), r.load.dos.Load(), r.load.errors.Load()
@@ -222,12 +231,22 @@ func (s *summary) print(w io.Writer) {
 	row("  after a COMMIT", s.Commits)
 	row("  before an append", s.Appends)
 	row("messages made", s.Sent)
-	row("messages in the inbox", s.Messages)
+	row("messages in the inboxes", s.Messages)
 	row("decisions", s.Decisions)
-	row("  applied", s.Applied)
-	row("  refused", s.Rejected)
+	row("  about money: applied", s.Applied)
+	row("  about money: refused", s.Rejected)
 	row("  conflicts", s.Conflicts)
 	row("duplicates", s.Duplicates)
+	row("remittances", s.Remittances)
+	row("  finished", s.Finished)
+	row("  undone", s.Undone)
+	row("    after a time-out", s.TimedOut)
+	row("  posted late and barred", s.Barred)
+	row("receipts sent", s.Receipts)
+	row("  calls of the provider", s.Calls)
+	row("money paid in", s.Paid)
+	row("  in accounts", s.Held)
+	row("  in the ledger", s.Posted)
 	row("outcomes told", s.Told)
 	row("calls tried again", s.TriedAgain)
 	row("take-overs", s.Takeovers)
@@ -235,7 +254,7 @@ func (s *summary) print(w io.Writer) {
 	row("  with a server down", fmt.Sprintf("%.1f s", s.Harmed))
 	row("snapshots checked", s.Snapshots)
 	row("quiesced after", fmt.Sprintf("%.1f s", s.Quiesced))
-	row("state hash", s.Hash)
+	row("state hashes", strings.Join(s.Hashes, " "))
 	row("violations", len(s.Violations))
 	for _, v := range s.Violations {
 		fmt.Fprintln(w, "  "+v)

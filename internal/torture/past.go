@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -13,11 +14,13 @@ import (
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/remit"
 	"github.com/dejalog/deja/internal/wire"
 )
 
-// past is all that the log has of the run.
+// past is all that the log has of the run, of one service.
 type past struct {
+	service string
 	inbox   [partitions][]delivery
 	journal [partitions][]journal.Entry
 	firsts  [partitions]map[int64]*journal.Entry // the decisions by inbox offset
@@ -40,14 +43,14 @@ type delivery struct {
 }
 
 // readPast reads inbox and journal, and looks at the journal with two pairs of eyes.
-func readPast(ctx context.Context, log driver.Log) (p *past, wrong []string, err error) {
-	p = &past{}
+func readPast(ctx context.Context, log driver.Log, service string) (p *past, wrong []string, err error) {
+	p = &past{service: service}
 	for n := range int32(partitions) {
-		recs, err := fetchAll(ctx, log, wire.Inbox(serviceName), n)
+		recs, err := fetchAll(ctx, log, wire.Inbox(service), n)
 		if err != nil {
 			return nil, nil, err
 		}
-		dec := wire.NewDecoder(serviceName)
+		dec := wire.NewDecoder(service)
 		for _, r := range recs {
 			env, err := dec.Message(r.Value)
 			if err != nil {
@@ -57,7 +60,7 @@ func readPast(ctx context.Context, log driver.Log) (p *past, wrong []string, err
 			if err != nil {
 				return nil, nil, err
 			}
-			p.inbox[n] = append(p.inbox[n], delivery{r.Offset, wire.LedgerKey(serviceName, env), hash, env})
+			p.inbox[n] = append(p.inbox[n], delivery{r.Offset, wire.LedgerKey(service, env), hash, env})
 		}
 		more, err := p.readJournal(ctx, log, n)
 		if err != nil {
@@ -70,12 +73,12 @@ func readPast(ctx context.Context, log driver.Log) (p *past, wrong []string, err
 
 // readJournal reads a partition's journal as the service's own reader does, and as somebody else would.
 func (p *past) readJournal(ctx context.Context, log driver.Log, n int32) (wrong []string, err error) {
-	recs, err := fetchAll(ctx, log, wire.Journal(serviceName), n)
+	recs, err := fetchAll(ctx, log, wire.Journal(p.service), n)
 	if err != nil {
 		return nil, err
 	}
-	numbers, wrong := readNumbers(n, recs)
-	r := journal.NewReader(log, serviceName, n, driver.Logged{})
+	numbers, wrong := readNumbers(p.service, n, recs)
+	r := journal.NewReader(log, p.service, n, driver.Logged{})
 	end := int64(0)
 	if len(recs) > 0 {
 		end = recs[len(recs)-1].Offset + 1
@@ -132,9 +135,9 @@ type numbered struct {
 
 // readNumbers looks at nothing but numbers, lives and hashes: the first copies must be dense and in order, each must
 // follow from the one before, and every further copy must be the same. It returns how many decisions count.
-func readNumbers(partition int32, recs []driver.Record) (last int64, wrong []string) {
+func readNumbers(service string, partition int32, recs []driver.Record) (last int64, wrong []string) {
 	var life numbered // of the marker that counts
-	genesis := sha256.Sum256(fmt.Appendf(nil, "deja/genesis/1 %s %d", serviceName, partition))
+	genesis := sha256.Sum256(fmt.Appendf(nil, "deja/genesis/1 %s %d", service, partition))
 	chain := string(genesis[:])
 	copies := map[int64][32]byte{}
 	for _, rec := range recs {
@@ -214,10 +217,18 @@ func readNumber(data []byte) (r numbered, err error) {
 type tally struct {
 	Messages   int64 `json:"messages"` // in the inbox
 	Decisions  int64 `json:"decisions"`
-	Applied    int64 `json:"applied"`
+	Applied    int64 `json:"applied"` // of what concerns money
 	Rejected   int64 `json:"rejected"`
 	Conflicts  int64 `json:"conflicts"`
 	Duplicates int64 `json:"duplicates"`
+}
+
+// plus returns the sums.
+func (t tally) plus(o tally) tally {
+	return tally{
+		t.Messages + o.Messages, t.Decisions + o.Decisions, t.Applied + o.Applied, t.Rejected + o.Rejected,
+		t.Conflicts + o.Conflicts, t.Duplicates + o.Duplicates,
+	}
 }
 
 // judge decides every message anew, by a model of a few lines, and compares with the journal.
@@ -235,7 +246,7 @@ func (p *past) judge() (t tally, wrong []string) {
 			if e.Decided.Status == deja.Conflicted {
 				continue
 			}
-			key := wire.LedgerKey(serviceName, &e.Cause)
+			key := wire.LedgerKey(p.service, &e.Cause)
 			if other := firsts[key]; other != nil {
 				bad("message %s was decided twice: %s and %s", e.Cause.ID, other.Cause.Position, e.Cause.Position)
 			}
@@ -244,7 +255,7 @@ func (p *past) judge() (t tally, wrong []string) {
 	}
 	for n := range p.inbox {
 		covered := int64(-1)
-		balances := map[string]int64{}
+		purses := map[string]purse{}
 		for _, d := range p.inbox[n] {
 			t.Messages++
 			e, first := p.firsts[n][d.offset], firsts[d.key]
@@ -265,8 +276,13 @@ func (p *past) judge() (t tally, wrong []string) {
 				if first == nil || first.Hash == d.hash {
 					bad("%s is no conflict", at)
 				}
+				if d.env.Kind != deja.KindCommand || d.env.Sender != (deja.Stream{}) {
+					bad("%s is a service's own %s, and conflicts", at, d.env.Type)
+				}
+			case e.Decided.Status == deja.Parked || e.Decided.Status == deja.DeadLetter:
+				bad("%s, a %s: decision %d is %s: %v", at, d.env.Type, e.N, e.Decided.Status, &e.Decided.Reason)
 			default:
-				if not := model(d, e, balances, &t); not != "" {
+				if not := model(d, e, purses, &t); not != "" {
 					bad("%s: %s", at, not)
 				}
 			}
@@ -290,34 +306,65 @@ func (p *past) judge() (t tally, wrong []string) {
 	return t, wrong
 }
 
-// model decides a message on a balance.
-func model(d delivery, e *journal.Entry, balances map[string]int64, t *tally) string {
-	m, err := decodeMessage(d.env)
-	if err != nil {
+// A purse is what the model knows of an account or a posting.
+type purse struct {
+	balance  int64
+	reversed bool
+}
+
+// model decides anew what concerns money: a message to an account or a posting.
+func model(d delivery, e *journal.Entry, purses map[string]purse, t *tally) string {
+	var want deja.Status
+	var after purse
+	var err error
+	before := purses[d.env.Stream.Key]
+	switch d.env.Stream.Aggregate {
+	case "account":
+		want, after, err = modelAccount(d.env, before)
+	case "posting":
+		want, after, err = modelPosting(d.env, before)
+	default:
+		return ""
+	}
+	switch {
+	case err != nil:
 		return err.Error()
-	}
-	key := d.env.Stream.Key
-	amount := m.Amount
-	if m.Take {
-		amount = -amount
-	}
-	want := deja.Applied
-	if balances[key]+amount < 0 {
-		want = deja.Rejected
-	}
-	if e.Decided.Status != want {
-		return fmt.Sprintf("decision %d is %s; with a balance of %d and %+d it is %s", e.N, e.Decided.Status, balances[key], amount, want)
-	}
-	if want == deja.Rejected {
+	case e.Decided.Status != want:
+		return fmt.Sprintf("decision %d, of %s, is %s; after %+v it is %s", e.N, d.env.Type, e.Decided.Status, before, want)
+	case want == deja.Rejected:
 		t.Rejected++
 		return ""
 	}
 	t.Applied++
-	balances[key] += amount
-	if len(e.Decided.Events) != 1 {
-		return fmt.Sprintf("decision %d has %d events", e.N, len(e.Decided.Events))
+	purses[d.env.Stream.Key] = after
+	if n := len(e.Decided.Events); n > 1 || n == 0 && before != after {
+		return fmt.Sprintf("decision %d has %d events", e.N, n)
 	}
 	return ""
+}
+
+func modelAccount(env *deja.Envelope, p purse) (deja.Status, purse, error) {
+	m, err := decodeMessage(env)
+	if m.Take {
+		m.Amount = -m.Amount
+	}
+	if p.balance += m.Amount; p.balance < 0 {
+		return deja.Rejected, p, err
+	}
+	return deja.Applied, p, err
+}
+
+func modelPosting(env *deja.Envelope, p purse) (deja.Status, purse, error) {
+	if env.Type == (remit.Reverse{}).CommandType() {
+		return deja.Applied, purse{reversed: true}, nil
+	}
+	var c remit.Post
+	err := json.Unmarshal(env.Payload, &c)
+	if p.reversed || c.To == remit.Nobody {
+		return deja.Rejected, p, err
+	}
+	p.balance = c.Amount
+	return deja.Applied, p, err
 }
 
 // checkTold compares what clients were told with the journal, and what was acknowledged with the inbox.
@@ -337,7 +384,7 @@ func (p *past) checkTold(l *load) (wrong []string) {
 	decided := map[deja.ID][]*journal.Entry{}
 	for n := range p.inbox {
 		for _, d := range p.inbox[n] {
-			if m, err := decodeMessage(d.env); err == nil {
+			if m, err := decodeMessage(d.env); err == nil && d.env.Sender == (deja.Stream{}) {
 				arrived[content{d.env.ID, d.env.Stream.Key, m.Amount, m.Take}] = true
 			}
 		}
@@ -393,7 +440,7 @@ func (p *past) checkPublic(ctx context.Context, log driver.Log) (missing int, wr
 	p.public = map[string]bool{}
 	versions := map[string]int64{} // the newest, by subject
 	for n := range int32(partitions) {
-		recs, err := fetchAll(ctx, log, publicTopic, n)
+		recs, err := fetchAll(ctx, log, publicTopic(p.service), n)
 		if err != nil {
 			return 0, nil, err
 		}

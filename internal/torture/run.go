@@ -10,20 +10,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
-	"github.com/dejalog/deja/driver"
-	"github.com/dejalog/deja/engine"
-	"github.com/dejalog/deja/internal/wire"
+	"github.com/dejalog/deja/examples/transfers/receipt"
+	"github.com/dejalog/deja/internal/remit"
 	"github.com/dejalog/deja/kafka"
-	"github.com/dejalog/deja/postgres"
 )
 
 // options are what the command line says.
@@ -32,6 +26,7 @@ type options struct {
 	seed   uint64
 	faults int // at least so many, however long it takes
 	rate   float64
+	remits float64
 	pause  time.Duration // from one fault to the next, on the average
 	broken string
 	only   []string // kinds of faults; none: all
@@ -40,9 +35,12 @@ type options struct {
 }
 
 const (
-	workers    = 3
+	prefix     = "run."           // of the topics' names
+	banks      = 3                // workers of the bank
+	ledgers    = 2                // workers of the ledger
 	senders    = 4                // that do not wait for outcomes
 	doers      = 12               // that do
+	remitters  = 30               // of remittances, half of whom wait for the end
 	quiescence = 60 * time.Second // within which all is handled once the faults have stopped
 	lookEvery  = 3 * time.Second  // at a snapshot
 )
@@ -54,21 +52,17 @@ type run struct {
 	out   io.Writer
 	s     *servers
 
-	direct where // past the proxies, for those who check
-	log    *kafka.Log
-	hands  []*hand // workers
-	second *hand   // the second relay
-	caller *hand   // no process, but the proxies of the clients
+	log    *kafka.Log // past the proxies, for those who check
+	sides  []*side    // the bank and the ledger
+	second *hand      // the second relay, of the bank's journal
 	load   *load
 	stopIt context.CancelCauseFunc // ends it at once
 
-	snapshots  atomic.Int64
-	quiet      time.Duration // it took to quiesce
-	tally      tally
-	hash       string // of the states in the end
-	light      sync.WaitGroup
-	standstill [partitions]stand
-	down       atomic.Int64 // servers that are down, or harm that lets nobody work
+	snapshots atomic.Int64
+	quiet     time.Duration // it took to quiesce
+	books     books         // what became of remittances
+	light     sync.WaitGroup
+	down      atomic.Int64 // servers that are down, or harm that lets nobody work
 
 	mu     sync.Mutex
 	faults []happened
@@ -80,15 +74,6 @@ type happened struct {
 	at   time.Duration
 	kind string
 	what string
-}
-
-// stand is how a partition moves.
-type stand struct {
-	position int64
-	since    time.Time // nothing has moved though there was something to do; zero: it moves
-	outage   bool      // a server was down in the meantime
-	worst    time.Duration
-	harmed   time.Duration // the worst with a server down in the meantime
 }
 
 var errViolated = errors.New("a violation was found")
@@ -135,43 +120,25 @@ func (r *run) prepare(ctx context.Context, root string) (err error) {
 	if r.s, err = startServers(ctx, root, r.opt.dir); err != nil {
 		return err
 	}
-	r.direct = where{kafka: r.s.brokers, dsn: r.s.dsn, schema: "torture", prefix: "run."}
-	if r.log, err = r.direct.openLog(ctx); err != nil {
+	if r.log, err = (&where{kafka: r.s.brokers, prefix: prefix}).openLog(ctx); err != nil {
 		return err
 	}
-	if err := r.log.CreateTopics(ctx,
-		kafka.TopicConfig{Name: wire.Inbox(serviceName), Partitions: partitions},
-		kafka.TopicConfig{Name: wire.Journal(serviceName), Partitions: partitions},
-		kafka.TopicConfig{Name: publicTopic, Partitions: partitions},
-	); err != nil {
-		return err
-	}
-	if r.caller, err = r.hand(ctx, "client", program, ""); err != nil {
-		return err
-	}
-	log, db, err := r.caller.place.open(ctx)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(installFence(ctx, r.direct.dsn), watchLeases(ctx, r.direct.dsn, r.direct.schema)); err != nil {
-		return err
-	}
-	e, err := engine.New(engine.Config{Service: service(), Log: log, Store: db.Store()})
-	if err != nil {
-		return err
-	}
-	rng := rand.New(rand.NewPCG(r.opt.seed, 1))
-	if r.load, err = newLoad(e.Client(), r.opt, rng, filepath.Join(r.opt.dir, "messages.json")); err != nil {
-		return err
-	}
-	for i := range workers {
-		h, err := r.hand(ctx, fmt.Sprintf("worker-%d", i+1), program, "worker")
+	for _, of := range []struct {
+		name    string
+		workers int
+	}{{remit.Bank, banks}, {remit.Ledger, ledgers}} {
+		s, err := r.newSide(ctx, of.name, program, of.workers)
 		if err != nil {
 			return err
 		}
-		r.hands = append(r.hands, h)
+		r.sides = append(r.sides, s)
 	}
-	if r.second, err = r.hand(ctx, "second-relay", program, "relay"); err != nil {
+	bank := r.sides[0]
+	rng := rand.New(rand.NewPCG(r.opt.seed, 1))
+	if r.load, err = newLoad(bank.client, r.opt, rng, filepath.Join(r.opt.dir, "messages.json")); err != nil {
+		return err
+	}
+	if r.second, err = newHand(ctx, r.opt.dir, "second-relay", program, "relay", bank.direct, r.violate); err != nil {
 		return err
 	}
 	return r.startAll()
@@ -191,15 +158,25 @@ func (r *run) startAll() error {
 	return nil
 }
 
-func (r *run) hand(ctx context.Context, name, program, command string) (*hand, error) {
-	return newHand(ctx, r.opt.dir, name, program, command, r.s, r.direct, r.violate)
+// workers are those of all services.
+func (r *run) workers() (all []*hand) {
+	for _, s := range r.sides {
+		all = append(all, s.hands...)
+	}
+	return all
 }
 
 // processes are the workers and the second relay.
-func (r *run) processes() []*hand { return append(slices.Clone(r.hands), r.second) }
+func (r *run) processes() []*hand { return append(r.workers(), r.second) }
 
 // behind are all who work through proxies.
-func (r *run) behind() []*hand { return append(r.processes(), r.caller) }
+func (r *run) behind() []*hand {
+	all := r.processes()
+	for _, s := range r.sides {
+		all = append(all, s.caller)
+	}
+	return all
+}
 
 // torture runs load and faults until the time is over, and then checks everything.
 func (r *run) torture(ctx context.Context) error {
@@ -219,7 +196,7 @@ func (r *run) torture(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.say("Kafka %s, PostgreSQL, %d workers; seed %d", r.s.brokers, workers, r.opt.seed)
+	r.say("Kafka %s, PostgreSQL, %d workers; seed %d", r.s.brokers, len(r.workers()), r.opt.seed)
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
 	var watchers sync.WaitGroup
@@ -235,7 +212,7 @@ func (r *run) torture(ctx context.Context) error {
 	loaded := make(chan struct{})
 	go func() {
 		defer close(loaded)
-		r.load.run(stop, end, senders, doers)
+		r.load.run(stop, end)
 	}()
 	r.harm(ctx)
 	if ctx.Err() == nil {
@@ -259,7 +236,7 @@ func (r *run) torture(ctx context.Context) error {
 	endLoad()
 	<-loaded
 	if ctx.Err() == nil && !r.settled(deadline) && ctx.Err() == nil {
-		r.violate("not all is handled and logged %s after the faults stopped: %s", quiescence, r.standing(ctx))
+		r.violate("not all is handled, logged and answered %s after the faults stopped: %s", quiescence, r.standing(ctx))
 	}
 	stopWatching()
 	watchers.Wait()
@@ -267,61 +244,6 @@ func (r *run) torture(ctx context.Context) error {
 		err = r.conclude(ctx, deadline, stopped)
 	}
 	return errors.Join(err, r.load.save())
-}
-
-// leases returns how far the partitions are, past all proxies.
-func (r *run) leases(ctx context.Context) (ls []driver.Lease, err error) {
-	db, err := postgres.OpenReadOnly(ctx, r.direct.dsn, postgres.Schema(r.direct.schema))
-	if err != nil {
-		return nil, err
-	}
-	ls, err = db.Store().Leases(ctx)
-	return ls, errors.Join(err, db.Close())
-}
-
-// settled waits until all that is in the inbox is handled and known to be logged.
-func (r *run) settled(ctx context.Context) bool {
-	for ctx.Err() == nil {
-		if ls, ends, err := r.progress(ctx); err == nil {
-			done := len(ls) == partitions
-			for _, l := range ls {
-				done = done && l.Progress.Position == ends[l.Partition] && l.Logged.N == l.Progress.N
-			}
-			if done {
-				return true
-			}
-		}
-		sleep(ctx, 100*time.Millisecond)
-	}
-	return false
-}
-
-func (r *run) progress(ctx context.Context) (ls []driver.Lease, ends [partitions]int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if ls, err = r.leases(ctx); err != nil {
-		return nil, ends, err
-	}
-	for n := range int32(partitions) {
-		if _, ends[n], err = r.log.Bounds(ctx, wire.Inbox(serviceName), n); err != nil {
-			return nil, ends, err
-		}
-	}
-	return ls, ends, nil
-}
-
-// standing tells how far the partitions are.
-func (r *run) standing(ctx context.Context) string {
-	ls, ends, err := r.progress(ctx)
-	if err != nil {
-		return err.Error()
-	}
-	var parts []string
-	for _, l := range ls {
-		parts = append(parts, fmt.Sprintf("%d: %d of %d, n %d, logged %d, epoch %d, held %t",
-			l.Partition, l.Progress.Position, ends[l.Partition], l.Progress.N, l.Logged.N, l.Epoch, l.Held))
-	}
-	return strings.Join(parts, "; ")
 }
 
 // look checks snapshots.
@@ -335,17 +257,21 @@ func (r *run) look(ctx context.Context) {
 func (r *run) lookOnce(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, r.direct.dsn)
-	if err != nil {
-		return false
+	for _, s := range r.sides {
+		wrong, err := s.snapshot(ctx)
+		if err != nil {
+			return false
+		}
+		for _, w := range wrong {
+			r.violate("%s, in one snapshot: %s", s.name, w)
+		}
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // it was only read
-	wrong, err := checkSnapshot(ctx, conn, r.direct.schema)
+	calls, err := receipt.ReadFile(r.sides[0].direct.provider)
 	if err != nil {
-		return false
+		r.violate("%v", err)
 	}
-	for _, w := range wrong {
-		r.violate("in one snapshot: %s", w)
+	for _, w := range doubled(calls) {
+		r.violate("%s", w)
 	}
 	r.snapshots.Add(1)
 	return true
@@ -355,49 +281,24 @@ func (r *run) lookOnce(ctx context.Context) bool {
 func (r *run) watch(ctx context.Context) {
 	said := time.Now()
 	for ctx.Err() == nil {
-		ls, ends, err := r.progress(ctx)
-		if err != nil {
-			for i := range r.standstill {
-				r.standstill[i].outage = true
-			}
+		var n, lag int64
+		well := true
+		for _, s := range r.sides {
+			decided, behind, err := s.watch(ctx, r.down.Load() > 0)
+			n, lag, well = n+decided, lag+behind, well && err == nil
 		}
-		if now := time.Now(); err == nil {
-			var n, lag int64
-			for _, l := range ls {
-				n += l.Progress.N
-				lag += ends[l.Partition] - l.Progress.Position
-				r.standstill[l.Partition].note(now, l.Progress.Position, ends[l.Partition], r.down.Load() > 0)
-			}
-			if now.Sub(said) > 5*time.Second {
-				said = now
-				r.say("%d decisions, %d messages to handle, %d told, %d calls tried again, %d take-overs, %d snapshots",
-					n, lag, r.load.dos.Load(), r.load.errors.Load(), r.takeovers(), r.snapshots.Load())
-			}
+		if now := time.Now(); well && now.Sub(said) > 5*time.Second {
+			said = now
+			r.say("%d decisions, %d messages to handle, %d told, %d remittances ended, %d calls tried again, %d take-overs, %d snapshots",
+				n, lag, r.load.dos.Load(), r.load.ends.Load(), r.load.errors.Load(), r.takeovers(), r.snapshots.Load())
 		}
 		sleep(ctx, 250*time.Millisecond)
 	}
 }
 
-// note takes a look at a partition. A stand-still counts as one of an outage if there was one at any time of it.
-func (s *stand) note(now time.Time, position, end int64, outage bool) {
-	switch {
-	case position != s.position || position >= end:
-		s.since, s.outage = time.Time{}, outage
-	case s.since.IsZero():
-		s.since, s.outage = now, s.outage || outage
-	default:
-		if s.outage = s.outage || outage; s.outage {
-			s.harmed = max(s.harmed, now.Sub(s.since))
-		} else {
-			s.worst = max(s.worst, now.Sub(s.since))
-		}
-	}
-	s.position = position
-}
-
 func (r *run) takeovers() (n int64) {
-	for _, h := range r.hands {
-		n += h.takeovers.Load()
+	for _, s := range r.sides {
+		n += s.takeovers()
 	}
 	return n
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,6 +52,19 @@ func startServers(ctx context.Context, root, dir string) (*servers, error) {
 	return s, err
 }
 
+// database makes a database and returns its DSN.
+func (s *servers) database(ctx context.Context, name string) (string, error) {
+	if err := inDatabase(ctx, s.dsn, "CREATE DATABASE "+name); err != nil {
+		return "", err
+	}
+	u, err := url.Parse(s.dsn)
+	if err != nil {
+		return "", err
+	}
+	u.Path = "/" + name
+	return u.String(), nil
+}
+
 // script runs scripts/services.
 func (s *servers) script(ctx context.Context, args ...string) (string, error) {
 	s.mu.Lock()
@@ -90,15 +104,15 @@ func findPrograms() (string, error) {
 	return filepath.Dir(path), nil
 }
 
-// dump writes a schema into a file, as of one moment.
-func (s *servers) dump(ctx context.Context, schema, file string) error {
-	return s.program(ctx, "pg_dump", "--schema="+schema, "--file="+file, s.dsn)
+// dump writes a store's schema into a file, as of one moment.
+func (s *servers) dump(ctx context.Context, at *where, file string) error {
+	return s.program(ctx, "pg_dump", "--schema="+at.schema, "--file="+file, at.dsn)
 }
 
-// restore puts a schema back to where it was dumped.
-func (s *servers) restore(ctx context.Context, schema, file string) error {
+// restore puts a store's schema back to where it was dumped.
+func (s *servers) restore(ctx context.Context, at *where, file string) error {
 	return s.program(ctx, "psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1",
-		"--command=SET lock_timeout = '5s'; DROP SCHEMA IF EXISTS "+schema+" CASCADE", "--file="+file, s.dsn)
+		"--command=SET lock_timeout = '5s'; DROP SCHEMA IF EXISTS "+at.schema+" CASCADE", "--file="+file, at.dsn)
 }
 
 func (s *servers) program(ctx context.Context, name string, args ...string) error {

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -14,7 +15,9 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/examples/transfers/receipt"
 	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/remit"
 	"github.com/dejalog/deja/internal/wire"
 )
 
@@ -183,7 +186,7 @@ type chain struct {
 	life driver.Incarnation
 }
 
-func newChain() *chain { return &chain{prev: wire.Genesis(serviceName, 0)} }
+func newChain() *chain { return &chain{prev: wire.Genesis(remit.Bank, 0)} }
 
 func (c *chain) append(r *wire.Record) []byte {
 	value := wire.AppendRecord(nil, r)
@@ -216,8 +219,8 @@ func (c *chain) marker() {
 
 func envelope(kind string, amount string) *deja.Envelope {
 	return &deja.Envelope{
-		ID: deja.NewID(), Kind: deja.KindCommand, Type: kind, Source: serviceName, ContentType: "application/json",
-		Stream: deja.Stream{Aggregate: aggregate, Key: accountKey(0)}, Payload: []byte(`{"amount":` + amount + `}`),
+		ID: deja.NewID(), Kind: deja.KindCommand, Type: kind, Source: remit.Bank, ContentType: "application/json",
+		Stream: deja.Stream{Aggregate: "account", Key: accountKey(0)}, Payload: []byte(`{"amount":` + amount + `}`),
 	}
 }
 
@@ -251,7 +254,7 @@ func TestNumbersAreReadByOthersEyes(t *testing.T) {
 	} {
 		c := newChain()
 		tt.make(c)
-		last, wrong := readNumbers(0, c.recs)
+		last, wrong := readNumbers(remit.Bank, 0, c.recs)
 		said := strings.Join(wrong, "; ")
 		if last != tt.last || (tt.want == "") != (said == "") || !strings.Contains(said, tt.want) {
 			t.Errorf("%s: %d decisions, wrong: %q; want %d, %q", name, last, said, tt.last, tt.want)
@@ -277,7 +280,7 @@ func TestTheJudgeSees(t *testing.T) {
 		"right":         {right, ""},
 		"lost":          {func(c *chain) { c.decision(0, put, deja.Applied); c.decision(3, &other, deja.Conflicted) }, "was lost"},
 		"passed over":   {func(c *chain) { c.decision(0, put, deja.Applied); c.decision(1, take, deja.Rejected) }, "was passed over"},
-		"overdraft":     {func(c *chain) { c.decision(0, put, deja.Applied); c.decision(1, take, deja.Applied) }, "with a balance of 5"},
+		"overdraft":     {func(c *chain) { c.decision(0, put, deja.Applied); c.decision(1, take, deja.Applied) }, "after {balance:5 reversed:false} it is rejected"},
 		"decided twice": {func(c *chain) { right(c); c.decision(2, put, deja.Applied) }, "was decided twice"},
 		"out of order":  {func(c *chain) { c.decision(1, take, deja.Rejected); c.decision(0, put, deja.Applied) }, "the one before about"},
 		"about another": {func(c *chain) { c.decision(0, take, deja.Rejected) }, "is about another"},
@@ -290,17 +293,17 @@ func TestTheJudgeSees(t *testing.T) {
 	} {
 		c := newChain()
 		tt.make(c)
-		p := &past{}
+		p := &past{service: remit.Bank}
 		p.firsts[0] = map[int64]*journal.Entry{}
 		for i, env := range inbox {
 			hash, err := wire.ContentHash(env)
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.inbox[0] = append(p.inbox[0], delivery{int64(i), wire.LedgerKey(serviceName, env), hash, env})
+			p.inbox[0] = append(p.inbox[0], delivery{int64(i), wire.LedgerKey(remit.Bank, env), hash, env})
 		}
 		for _, rec := range c.recs {
-			r, err := wire.NewDecoder(serviceName).Record(0, rec.Value)
+			r, err := wire.NewDecoder(remit.Bank).Record(0, rec.Value)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -322,4 +325,103 @@ func TestTheJudgeSees(t *testing.T) {
 
 func tallyOf(messages, decisions, applied, rejected, conflicts, duplicates int64) tally {
 	return tally{messages, decisions, applied, rejected, conflicts, duplicates}
+}
+
+// A fable is a past that a test makes up: decisions of one partition of each service.
+type fable struct{ bank, ledger past }
+
+// tell adds a decision about a stream: what it was about, and what it recorded.
+func (f *fable) tell(p *past, stream string, sender string, events ...deja.Event) *journal.Entry {
+	key := func(s string) deja.Stream {
+		aggregate, key, _ := strings.Cut(s, "/")
+		return deja.Stream{Aggregate: aggregate, Key: key}
+	}
+	e := journal.Entry{Record: &wire.Record{Cause: deja.Envelope{Stream: key(stream), Sender: key(sender)}}}
+	e.Decided.Status = deja.Applied
+	for _, ev := range events {
+		payload, err := json.Marshal(ev)
+		if err != nil {
+			panic(err)
+		}
+		e.Decided.Events = append(e.Decided.Events, deja.Envelope{Stream: key(stream), Type: ev.EventType(), Payload: payload})
+	}
+	p.journal[0] = append(p.journal[0], e)
+	return &e
+}
+
+// The books must show each thing that can be wrong between the services.
+func TestTheBooksShow(t *testing.T) {
+	start := remit.Start{From: "a", To: "b", Amount: 30, Patience: time.Second}
+	mail := deja.NewID()
+	begin := func(f *fable, key string) {
+		f.tell(&f.bank, "remittance/"+key, "", remit.Started(start))
+		f.tell(&f.bank, "account/a", "remittance/"+key, remit.Withdrawn{Amount: 30})
+	}
+	finish := func(f *fable, key string, effects ...deja.ID) {
+		e := f.tell(&f.bank, "remittance/"+key, "", remit.Finished{})
+		for _, id := range effects {
+			e.Decided.Effects = append(e.Decided.Effects, deja.Envelope{ID: id})
+			f.tell(&f.bank, "remittance/"+key, "", remit.Receipt{Number: id.String()})
+		}
+	}
+	post := func(f *fable, key string) {
+		f.tell(&f.ledger, "posting/"+key, "", remit.Posted{To: "b", Amount: 30})
+		f.tell(&f.bank, "tally/b", "posting/"+key, remit.Counted{Amount: 30})
+	}
+	undo := func(f *fable, key string) {
+		f.tell(&f.ledger, "posting/"+key, "remittance/"+key, remit.Reversed{})
+		f.tell(&f.bank, "account/a", "remittance/"+key, remit.Deposited{Amount: 30})
+		f.tell(&f.bank, "remittance/"+key, "", remit.GivenUp{Why: "time-out"}, remit.Undone{})
+	}
+	call := func(key deja.ID, answer receipt.Answer) receipt.Call {
+		return receipt.Call{Key: key.String(), Send: receipt.Send{To: "a", Transfer: "r1", Amount: 30}, Answer: answer}
+	}
+	sent := []receipt.Call{call(mail, receipt.Sent), call(mail, receipt.Repeated)}
+	for name, tt := range map[string]struct {
+		tell  func(f *fable)
+		calls []receipt.Call
+		want  string // in what is wrong; "" if nothing is
+	}{
+		"right":       {func(f *fable) { post(f, "r1"); finish(f, "r1", mail); begin(f, "r2"); undo(f, "r2") }, sent, ""},
+		"not ended":   {func(*fable) {}, nil, "remittance r1 has come to no right end"},
+		"ended twice": {func(f *fable) { post(f, "r1"); finish(f, "r1", mail); finish(f, "r1") }, sent, "remittance r1 has come to no right end"},
+		"late":        {func(f *fable) { undo(f, "r1"); post(f, "r1") }, nil, "money: 100 were paid in, and there are 130"},
+		"lost":        {func(f *fable) { finish(f, "r1", mail) }, sent, "money: 100 were paid in, and there are 70"},
+		"refunded":    {func(f *fable) { undo(f, "r1"); undo(f, "r1") }, nil, "money: 100 were paid in, and there are 130"},
+		"not told": {func(f *fable) {
+			f.tell(&f.ledger, "posting/r1", "", remit.Posted{To: "b", Amount: 30})
+			finish(f, "r1", mail)
+		}, sent, "the tallies have heard of"},
+		"no receipt":    {func(f *fable) { post(f, "r1"); finish(f, "r1", mail) }, nil, "asked for 1 receipts, and 0 were sent"},
+		"two receipts":  {func(f *fable) { post(f, "r1"); finish(f, "r1", mail) }, append(sent, sent...), "asked for 1 receipts, and 2 were sent"},
+		"two keys":      {func(f *fable) { post(f, "r1"); finish(f, "r1", mail) }, append(sent, call(deja.NewID(), receipt.Sent)), "which is no effect's of it"},
+		"other content": {func(f *fable) { post(f, "r1"); finish(f, "r1", mail) }, append(sent, call(mail, receipt.Refused)), "it answered refused"},
+		"two effects":   {func(f *fable) { post(f, "r1"); finish(f, "r1", mail, deja.NewID()) }, sent, "asked for 2 receipts"},
+		"another account": {func(f *fable) {
+			undo(f, "r1")
+			f.bank.journal[0][len(f.bank.journal[0])-2].Cause.Stream.Key = "c"
+		}, nil, "its money moved at c"},
+		"stuck": {func(f *fable) { f.tell(&f.bank, "remittance/r1", "", remit.Stuck{Why: "closed"}) }, nil, "is stuck: closed"},
+	} {
+		f := &fable{}
+		f.tell(&f.bank, "account/a", "", remit.Deposited{Amount: 100})
+		begin(f, "r1")
+		tt.tell(f)
+		l := &load{asked: []remittance{{Key: "r1", Start: start}}}
+		if name == "right" {
+			l.asked = append(l.asked, remittance{Key: "r2", Start: start})
+			l.ended = []ended{{"r1", "remittance.finished"}, {"r2", "remittance.undone"}}
+		}
+		b, wrong := keepBooks(&f.bank, &f.ledger, tt.calls, l)
+		said := strings.Join(wrong, "; ")
+		if (tt.want == "") != (said == "") || !strings.Contains(said, tt.want) {
+			t.Errorf("%s: wrong: %q; want %q", name, said, tt.want)
+		}
+		if want := (books{2, 1, 1, 1, 0, 1, 2, 100, 70, 30}); tt.want == "" && b != want {
+			t.Errorf("%s: %+v, want %+v", name, b, want)
+		}
+		if twice := name == "two receipts" || name == "two keys"; (len(doubled(tt.calls)) > 0) != twice {
+			t.Errorf("%s: doubled: %q", name, doubled(tt.calls))
+		}
+	}
 }

@@ -17,26 +17,36 @@ import (
 
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/engine"
+	"github.com/dejalog/deja/examples/transfers/receipt"
 	"github.com/dejalog/deja/internal/wire"
 	"github.com/dejalog/deja/kafka"
 	"github.com/dejalog/deja/postgres"
 )
 
-// where says where log and store of a run are, as one process sees them.
+// where says what a process works for, and where its log and store are, as it sees them.
 type where struct {
+	service            string
 	kafka, dsn, schema string
 	prefix             string // of the topics' names
+	provider           string // the file of the receipts' provider
 }
 
+// String names the store.
+func (p *where) String() string { return p.service + "'s schema " + p.schema }
+
 func (p *where) flags(fs *flag.FlagSet) {
+	fs.StringVar(&p.service, "service", "", "the service's `name`")
 	fs.StringVar(&p.kafka, "kafka", "", "the broker's `address`, whatever it says of itself")
 	fs.StringVar(&p.dsn, "dsn", "", "of the database")
 	fs.StringVar(&p.schema, "schema", "", "of the store")
 	fs.StringVar(&p.prefix, "prefix", "", "of the topics' names")
+	fs.StringVar(&p.provider, "provider", "", "the `file` of the receipts' provider")
 }
 
 func (p *where) args() []string {
-	return []string{"-kafka=" + p.kafka, "-dsn=" + p.dsn, "-schema=" + p.schema, "-prefix=" + p.prefix}
+	return []string{
+		"-service=" + p.service, "-kafka=" + p.kafka, "-dsn=" + p.dsn, "-schema=" + p.schema, "-prefix=" + p.prefix, "-provider=" + p.provider,
+	}
 }
 
 // openLog connects to the broker through p's address and no other.
@@ -87,7 +97,7 @@ func (p *where) open(ctx context.Context) (log *kafka.Log, db *postgres.DB, err 
 }
 
 // process is what the hidden commands have in common: they end on SIGTERM, and when the process that started them has.
-func process(name string, args []string, do func(context.Context, *kafka.Log, *postgres.DB) error) int {
+func process(name string, args []string, do func(context.Context, *where, *kafka.Log, *postgres.DB) error) int {
 	var p where
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	p.flags(fs)
@@ -105,7 +115,7 @@ func process(name string, args []string, do func(context.Context, *kafka.Log, *p
 	}()
 	log, db, err := p.open(ctx)
 	if err == nil {
-		err = do(ctx, log, db)
+		err = do(ctx, &p, log, db)
 		err = errors.Join(err, db.Close(), log.Close())
 	}
 	if err != nil && ctx.Err() == nil {
@@ -116,8 +126,14 @@ func process(name string, args []string, do func(context.Context, *kafka.Log, *p
 }
 
 // work runs the service's engine.
-func work(ctx context.Context, log *kafka.Log, db *postgres.DB) error {
-	e, err := engine.New(engine.Config{Service: service(), Log: log, Store: db.Store(), Publish: publicTopic})
+func work(ctx context.Context, p *where, log *kafka.Log, db *postgres.DB) error {
+	provider, err := receipt.Open(p.provider, providerFaults) // until the process ends: calls that nobody waits for may go on
+	if err != nil {
+		return err
+	}
+	cfg := config(p.service, log, db.Store(), mailing(provider))
+	cfg.Publish = publicTopic(p.service)
+	e, err := engine.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -129,11 +145,11 @@ func work(ctx context.Context, log *kafka.Log, db *postgres.DB) error {
 
 // relay is a second relay of every partition: it publishes again, in order, what the store keeps, holding no lease and
 // asking nobody. It begins at what is known to be logged or before, goes on without a gap, and stops at a failure.
-func relay(ctx context.Context, log *kafka.Log, db *postgres.DB) error {
+func relay(ctx context.Context, p *where, log *kafka.Log, db *postgres.DB) error {
 	store := db.Store()
 	for n := int32(0); ctx.Err() == nil; n = (n + 1) % partitions {
 		try, cancel := context.WithTimeout(ctx, 10*time.Second)
-		sent, err := relayOnce(try, log, store, n)
+		sent, err := relayOnce(try, p.service, log, store, n)
 		cancel()
 		if err != nil {
 			slog.WarnContext(ctx, "the second relay stopped", "partition", n, "error", err)
@@ -150,7 +166,7 @@ func relay(ctx context.Context, log *kafka.Log, db *postgres.DB) error {
 
 const relayedAgain = 200 // records at a time, and how far before the logged ones it begins
 
-func relayOnce(ctx context.Context, log driver.Log, store driver.Store, n int32) (int, error) {
+func relayOnce(ctx context.Context, service string, log driver.Log, store driver.Store, n int32) (int, error) {
 	leases, err := store.Leases(ctx)
 	if err != nil {
 		return 0, err
@@ -169,9 +185,9 @@ func relayOnce(ctx context.Context, log driver.Log, store driver.Store, n int32)
 			if k.N != kept[0].N+int64(i) {
 				return 0, fmt.Errorf("the store keeps decision %d after %d", k.N, kept[0].N+int64(i)-1)
 			}
-			recs[i] = driver.Record{Partition: n, Value: k.Value, Headers: wire.RecordHeaders(serviceName, n, k.Value)}
+			recs[i] = driver.Record{Partition: n, Value: k.Value, Headers: wire.RecordHeaders(service, n, k.Value)}
 		}
-		_, err = log.Append(ctx, wire.Journal(serviceName), recs)
+		_, err = log.Append(ctx, wire.Journal(service), recs)
 		return len(recs), err
 	}
 	return 0, nil
