@@ -10,19 +10,26 @@ import (
 // posting's stream after the reversal has: another stream sends it, and only what one stream sends keeps its order. The desk
 // then tells the remittance what became of it.
 
-// The commands of desks.
-type (
-	Submit struct {
-		Post Post
-		Hold time.Duration
-	}
-	Release struct{ Post Post }
-	Settle  struct{ Refused string } // the code of the refusal, if it was one
-)
+// Submit is a desk's command: it is to post, after a time.
+type Submit struct {
+	Post Post
+	Hold time.Duration
+}
 
-func (Submit) CommandType() string  { return "desk.submit" }
+// CommandType implements [deja.Command].
+func (Submit) CommandType() string { return "desk.submit" }
+
+// Release is what a desk has scheduled: it posts now.
+type Release struct{ Post Post }
+
+// CommandType implements [deja.Command].
 func (Release) CommandType() string { return "desk.release" }
-func (Settle) CommandType() string  { return "remittance.settle" }
+
+// Settle is a desk's word to a remittance: Refused is the refusal's code, if the posting was refused.
+type Settle struct{ Refused string }
+
+// CommandType implements [deja.Command].
+func (Settle) CommandType() string { return "remittance.settle" }
 
 // Submitted is the event of a desk.
 type Submitted struct{ Remittance string }
