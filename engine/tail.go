@@ -275,7 +275,10 @@ func (p *partition) logged(ctx context.Context) (driver.Logged, error) {
 			return l.Logged, nil
 		case l.Progress.N > 0:
 			last, err := journal.Find(ctx, p.e.log, p.e.machine.Name(), p.number, l.Progress.N, 0)
-			return driver.Logged{Offset: last.Offset + 1, N: last.N, Chain: last.Chain, Incarnation: last.Incarnation}, err
+			if err != nil {
+				return driver.Logged{}, err
+			}
+			return last.After(), nil
 		}
 	}
 	return driver.Logged{}, nil
