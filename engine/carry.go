@@ -166,7 +166,7 @@ func (p *partition) carryOwn(ctx context.Context, f follower, to string) {
 			recs, err := f.next(waiting)
 			cancel()
 			if err != nil {
-				if err = c.idle(ctx, err); err != nil {
+				if err := c.idle(ctx, err); err != nil {
 					return err
 				}
 				continue
@@ -230,7 +230,7 @@ func (e *Engine) carryPartition(ctx context.Context, from string, number int32, 
 		entries, err := r.Wait(waiting, batchSize)
 		cancel()
 		if err != nil {
-			if err = c.idle(ctx, err); err != nil {
+			if err := c.idle(ctx, err); err != nil {
 				return err
 			}
 			continue

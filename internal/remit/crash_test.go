@@ -307,6 +307,7 @@ func (w *world) make(c course, target *point) (map[point]bool, error) {
 	}
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
+	defer w.disarm()
 	if _, err := w.bank().Do(ctx, deja.Request{Key: tr.key("account"), Command: remit.Deposit{Amount: 100}}); err != nil {
 		return nil, fmt.Errorf("deposit: %w", err)
 	}
@@ -355,6 +356,14 @@ func (w *world) make(c course, target *point) (map[point]bool, error) {
 		maps.Copy(passed, r.passed())
 	}
 	return passed, w.check(tr)
+}
+
+// disarm has all processes live: whoever died is there again.
+func (w *world) disarm() {
+	for _, r := range w.procs {
+		r.arm("", nil, nil)
+	}
+	w.raise("", nil)
 }
 
 // learn returns the points of a course, in some fixed order.
@@ -466,7 +475,7 @@ func TestCrashMatrixInMemory(t *testing.T) {
 func TestCrashMatrixInAFile(t *testing.T) {
 	matrix(t, func(t *testing.T) *world {
 		db := file(t, "all.db")
-		return newWorld(t, db.Log(), db.Store(), memory.NewStore(), true)
+		return newWorld(t, db.Log(), db.StoreOf(remit.Bank), db.StoreOf(remit.Ledger), true)
 	})
 }
 

@@ -15,13 +15,19 @@ const (
 	Ledger = "ledger"
 )
 
-type (
-	// Deposit is the first of the commands.
-	Deposit  struct{ Amount int64 }
-	Withdraw struct{ Amount int64 }
-	Refund   struct{ Amount int64 }
-	Close    struct{}
+// The commands.
 
+type (
+	// Deposit puts money into an account.
+	Deposit struct{ Amount int64 }
+	// Withdraw takes money out of an account.
+	Withdraw struct{ Amount int64 }
+	// Refund puts back what was taken.
+	Refund struct{ Amount int64 }
+	// Close closes an account: it takes no refund then.
+	Close struct{}
+
+	// Start begins a remittance.
 	Start struct {
 		From, To string
 		Amount   int64
@@ -29,15 +35,20 @@ type (
 		Desk     string        `json:",omitempty"` // through which the ledger is to post; none: directly
 		Hold     time.Duration `json:",omitempty"` // how long the desk takes over it
 	}
+	// TimeOut is the timer of one that the ledger does not answer.
 	TimeOut struct{}
-	GiveUp  struct{}
-	Mailed  struct{ Receipt string }
+	// GiveUp undoes one by hand.
+	GiveUp struct{}
+	// Mailed answers with the number of the receipt.
+	Mailed struct{ Receipt string }
 
+	// Post has the ledger take the money.
 	Post struct {
 		To         string
 		Amount     int64
 		Remittance string `json:",omitempty"` // for a desk, which has many
 	}
+	// Reverse has it give the money back, or bars what has not come yet.
 	Reverse struct{}
 )
 
@@ -71,12 +82,17 @@ func (Post) CommandType() string { return "posting.post" }
 // CommandType implements [deja.Command].
 func (Reverse) CommandType() string { return "posting.reverse" }
 
-type (
-	// Deposited is the first of the events.
-	Deposited struct{ Amount int64 }
-	Withdrawn struct{ Amount int64 }
-	Closed    struct{}
+// The events.
 
+type (
+	// Deposited is of money put into an account.
+	Deposited struct{ Amount int64 }
+	// Withdrawn is of money taken out.
+	Withdrawn struct{ Amount int64 }
+	// Closed is the end of an account.
+	Closed struct{}
+
+	// Started is the beginning of a remittance.
 	Started struct {
 		From, To string
 		Amount   int64
@@ -84,18 +100,27 @@ type (
 		Desk     string        `json:",omitempty"`
 		Hold     time.Duration `json:",omitempty"`
 	}
-	Taken    struct{}
-	GivenUp  struct{ Why string }
+	// Taken says that the account has paid.
+	Taken struct{}
+	// GivenUp says that the money is to go back.
+	GivenUp struct{ Why string }
+	// Finished is an end: the ledger has the money.
 	Finished struct{}
-	Undone   struct{}
-	Stuck    struct{ Why string }
-	Receipt  struct{ Number string }
-	NoMail   struct{ Why string }
+	// Undone is the other end: the account has it.
+	Undone struct{}
+	// Stuck says that neither can be.
+	Stuck struct{ Why string }
+	// Receipt says that the receipt was sent.
+	Receipt struct{ Number string }
+	// NoMail says that it was not.
+	NoMail struct{ Why string }
 
+	// Posted says that the ledger took the money.
 	Posted struct {
 		To     string
 		Amount int64
 	}
+	// Reversed says that it gave the money back.
 	Reversed struct{ Amount int64 }
 )
 
