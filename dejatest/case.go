@@ -3,12 +3,15 @@ package dejatest
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/internal/route"
 	"github.com/dejalog/deja/internal/wire"
 )
 
@@ -35,6 +38,8 @@ type Case[S any] struct {
 	data    []byte // the state, encoded; empty at version 0
 	count   int64  // messages so far
 
+	timers map[string]deja.Timer // scheduled, and neither cancelled nor fired
+
 	subject string        // the last message, to be named in failures
 	got     *deja.Decided // what it came to
 	said    bool          // the test has said that it was refused or failed
@@ -48,7 +53,7 @@ func New[S any](tb testing.TB, agg *deja.Aggregate[S], key string) *Case[S] {
 	if err != nil {
 		tb.Fatalf("%v", err)
 	}
-	c := &Case[S]{t: tb, m: m, stream: deja.Stream{Aggregate: agg.Name(), Key: key}, now: began}
+	c := &Case[S]{t: tb, m: m, stream: deja.Stream{Aggregate: agg.Name(), Key: key}, now: began, timers: map[string]deja.Timer{}}
 	if err := c.stream.Valid(); err != nil {
 		tb.Fatalf("%v", err)
 	}
@@ -103,14 +108,47 @@ func (c *Case[S]) When(message any) *Case[S] {
 	if err != nil {
 		c.t.Fatalf("When %T: %v", message, err)
 	}
+	c.happens(in)
+	return c
+}
+
+// Fires lets time go by until what the aggregate has scheduled under a name is due, and lets it decide that as
+// [Case.When] does: it was scheduled by a message of the case, and neither cancelled nor fired since.
+func (c *Case[S]) Fires(name string) *Case[S] {
+	c.t.Helper()
+	c.settled()
+	t, ok := c.timers[name]
+	if !ok {
+		c.t.Fatalf("Fires: nothing is scheduled under %q, but:%s", name, listed(slices.Sorted(maps.Keys(c.timers))))
+	}
+	c.count++
+	delete(c.timers, name)
+	if t.Due.After(c.now) {
+		c.now = t.Due
+	}
+	env := route.Fired(&t)
+	env.Time = c.now
+	c.happens(&incoming{&env, func() (any, error) { return c.m.Decode(&env) }})
+	return c
+}
+
+// happens lets the aggregate decide a message, and follows what it decides.
+func (c *Case[S]) happens(in *incoming) {
+	c.t.Helper()
 	c.subject, c.got, c.said = line(in.env)+" for "+c.stream.String(), nil, false
 	for range tries {
 		c.decide(in)
 	}
-	if c.got.Status == deja.Applied {
-		c.fold(c.got.Events)
+	if c.got.Status != deja.Applied {
+		return
 	}
-	return c
+	c.fold(c.got.Events)
+	for _, name := range c.got.Cancelled {
+		delete(c.timers, name)
+	}
+	for _, t := range c.got.Timers {
+		c.timers[t.Name] = t
+	}
 }
 
 // decide decides the message once, and compares with the first time.

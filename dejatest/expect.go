@@ -70,6 +70,28 @@ func (c *Case[S]) Effect(e deja.Effect) *Case[S] {
 	return c
 }
 
+// Ended says that the last message was applied and ended the saga, by one of its [deja.Ends] rows.
+func (c *Case[S]) Ended() *Case[S] {
+	c.t.Helper()
+	return c.comes("end the saga", c.m.Saga(c.stream.Aggregate).Ended)
+}
+
+// Stuck says that the last message was applied and left the saga stuck, by one of its [deja.Sticks] rows.
+func (c *Case[S]) Stuck() *Case[S] {
+	c.t.Helper()
+	return c.comes("leave the saga stuck", c.m.Saga(c.stream.Aggregate).Stuck)
+}
+
+// comes says that the last message was applied, and that the last event which it recorded is one of some kind.
+func (c *Case[S]) comes(what string, is func(event string) bool) *Case[S] {
+	c.t.Helper()
+	c.applied()
+	if n := len(c.got.Events); n == 0 || !is(c.got.Events[n-1].Type) {
+		c.t.Fatalf("%s did not %s; it recorded:%s", c.subject, what, listed(eventLines(c.got)))
+	}
+	return c
+}
+
 // Nothing says that the last message was applied, and that nothing came of it: no event, no command, no timer set or
 // cancelled, no effect.
 func (c *Case[S]) Nothing() *Case[S] {
