@@ -17,6 +17,9 @@ type carrier struct {
 	from   deja.Position // without offset
 	name   string        // the cursor's
 	reader *journal.Reader
+
+	ahead *journal.Reader // reads before the carrier does
+	found int64           // and has found a decision right below this offset that something follows from
 }
 
 // carry adds the carriers from a service's journal into a service's inbox.
@@ -35,17 +38,58 @@ func (c *carrier) String() string {
 	return fmt.Sprintf("%s/%d to %s", c.from.Topic, c.from.Partition, c.route.To)
 }
 
-// behind reports whether there are decisions that a carrier has not seen.
-func (l *life) behind(c *carrier) bool {
-	end := l.disk.end(c.from.Topic, c.from.Partition)
+// behind reports whether there is a decision that a carrier has not seen and that something follows from for its inbox. To
+// see that is no call of the service.
+func (l *life) behind(c *carrier) (bool, error) {
+	ctx := context.Background()
+	var at int64
+	var err error
 	if c.reader != nil {
-		return c.reader.Mark().Offset < end
+		at = c.reader.Mark().Offset
+	} else if at, err = l.disk.log.Cursor(ctx, c.name, c.from.Topic, c.from.Partition); err != nil {
+		return false, err
 	}
-	at, err := l.disk.log.Cursor(context.Background(), c.name, c.from.Topic, c.from.Partition)
-	return err == nil && at < end
+	if c.found > at {
+		return true, nil
+	}
+	end := l.disk.end(c.from.Topic, c.from.Partition)
+	if c.ahead == nil {
+		mark, err := journal.MarkAt(ctx, l.disk.log, c.route.From, c.from.Partition, at)
+		if err != nil {
+			return false, err
+		}
+		c.ahead = journal.NewReader(l.disk.log, c.route.From, c.from.Partition, mark)
+	}
+	for c.ahead.Mark().Offset < end {
+		entries, err := c.ahead.Next(ctx, end, 1)
+		if err != nil {
+			return false, err
+		}
+		for i := range entries {
+			ms, err := c.messages(&entries[i])
+			if err != nil {
+				return false, err
+			}
+			if len(ms) > 0 {
+				c.found = entries[i].Offset + 1
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
-// carryOn delivers what follows from up to max decisions that a carrier has not seen, and returns it.
+// messages returns what follows from a decision.
+func (c *carrier) messages(e *journal.Entry) ([]deja.Envelope, error) {
+	ms, err := c.route.Messages(e.Record)
+	if err != nil {
+		return nil, fmt.Errorf("decision %d of %s/%d: %w", e.N, c.from.Topic, c.from.Partition, err)
+	}
+	return ms, nil
+}
+
+// carryOn delivers what follows from up to max decisions that a carrier has not seen, and at least until something does. It
+// returns what it has delivered.
 func (l *life) carryOn(ctx context.Context, c *carrier, max int) ([]deja.Envelope, error) {
 	cursors := l.log.(driver.Cursors)
 	if c.reader == nil {
@@ -63,23 +107,25 @@ func (l *life) carryOn(ctx context.Context, c *carrier, max int) ([]deja.Envelop
 	if err != nil {
 		return nil, err
 	}
-	entries, err := c.reader.Next(ctx, end, max)
-	if err != nil {
-		return nil, err
-	}
 	var all []deja.Envelope
-	var recs []driver.Record
-	for i := range entries {
-		ms, err := c.route.Messages(entries[i].Record)
+	for len(all) == 0 && c.reader.Mark().Offset < end {
+		entries, err := c.reader.Next(ctx, end, max)
 		if err != nil {
-			return nil, fmt.Errorf("decision %d of %s/%d: %w", entries[i].N, c.from.Topic, c.from.Partition, err)
+			return nil, err
 		}
-		for j := range ms {
-			recs = append(recs, route.Record(&ms[j], partitions))
+		for i := range entries {
+			ms, err := c.messages(&entries[i])
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, ms...)
 		}
-		all = append(all, ms...)
 	}
-	if len(recs) > 0 {
+	if len(all) > 0 {
+		recs := make([]driver.Record, len(all))
+		for i := range all {
+			recs[i] = route.Record(&all[i], partitions)
+		}
 		if _, err := l.disk.deliver(ctx, l.log, c.route.To, recs); err != nil {
 			return nil, err
 		}
@@ -89,6 +135,6 @@ func (l *life) carryOn(ctx context.Context, c *carrier, max int) ([]deja.Envelop
 
 // lose sets a carrier's cursor back to the beginning.
 func (l *life) lose(ctx context.Context, c *carrier) error {
-	c.reader = nil
+	c.reader, c.ahead, c.found = nil, nil, 0
 	return l.disk.log.SetCursor(ctx, c.name, c.from.Topic, c.from.Partition, 0)
 }

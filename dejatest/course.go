@@ -173,11 +173,13 @@ func (c *course) can(a actor) (bool, error) {
 	case handling:
 		return l.waiting(int32(a.n)), nil
 	case carrying:
-		return l.behind(l.carriers[a.n]), nil
+		return l.behind(l.carriers[a.n])
 	case performing:
 		return l.wanted() != nil, nil
 	case firing:
-		l.watch(int32(a.n))
+		if err := l.watch(int32(a.n)); err != nil {
+			return false, err
+		}
 		t, err := l.due(int32(a.n))
 		return t != nil, err
 	default:

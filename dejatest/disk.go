@@ -21,6 +21,7 @@ type disk struct {
 	performers map[string]*deja.Performer // by the effects' wire name
 	performed  []Performed                // in the order of their first calls
 	twice      bool                       // whoever delivers now does so twice
+	delivered  int                        // how many times messages were delivered
 }
 
 func newDisk(services int) *disk {
@@ -60,6 +61,7 @@ func (d *disk) end(topic string, partition int32) int64 {
 
 // deliver appends messages to an inbox, by a log that is the disk's or stands before it, and returns where they are.
 func (d *disk) deliver(ctx context.Context, log driver.Log, service string, recs []driver.Record) ([]deja.Position, error) {
+	d.delivered++
 	at, err := log.Append(ctx, wire.Inbox(service), recs)
 	if err == nil && d.twice {
 		_, err = log.Append(ctx, wire.Inbox(service), recs)

@@ -15,24 +15,34 @@ var forever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 
 // watch moves a partition's watermark on, as the engine's wheel does: to now if all that other services' journals have for
 // the service is carried and all in the inbox is handled; else it is the time of the last decision.
-func (l *life) watch(partition int32) {
+func (l *life) watch(partition int32) error {
 	at := l.workers[partition].Progress().Time
-	if !l.waiting(partition) && !l.unheard() {
-		at = l.disk.now
+	if !l.waiting(partition) && l.disk.now.After(l.mark[partition]) {
+		unheard, err := l.unheard()
+		if err != nil {
+			return err
+		}
+		if !unheard {
+			at = l.disk.now
+		}
 	}
 	if at.After(l.mark[partition]) {
 		l.mark[partition] = at
 	}
+	return nil
 }
 
 // unheard reports whether other services' journals have something that is not carried yet.
-func (l *life) unheard() bool {
+func (l *life) unheard() (bool, error) {
 	for _, c := range l.carriers {
-		if c.route.From != l.name() && l.behind(c) {
-			return true
+		if c.route.From == l.name() {
+			continue
+		}
+		if behind, err := l.behind(c); behind || err != nil {
+			return behind, err
 		}
 	}
-	return false
+	return false, nil
 }
 
 // pending calls fn with the timers of a partition, earliest streams first, until it returns false.
