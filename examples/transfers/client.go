@@ -42,8 +42,9 @@ type said struct {
 }
 
 const (
-	chunk   = 2000                  // orders sent at once
-	ahead   = 20000                 // messages that may wait for the accounts when more are sent
+	chunk   = 500                   // orders sent at once, for each partition
+	ahead   = 2000                  // messages that may wait for the accounts when more are sent, for each partition
+	few     = 1000                  // transfers that may be over soon
 	slow    = 5 * time.Millisecond  // between two looks at what has happened
 	quick   = time.Millisecond / 2  // where that may be over soon
 	telling = 20 * time.Millisecond // between two words about progress
@@ -114,7 +115,7 @@ func (c *client) settled(ctx context.Context, s side) error {
 // load sends the orders as fast as the services take them in, and waits until all transfers have ended.
 func (c *client) load(ctx context.Context) error {
 	pause := slow
-	if c.plan.Transfers < chunk {
+	if c.plan.Transfers < few {
 		pause = quick
 	}
 	c.sent = c.from
@@ -133,7 +134,7 @@ func (c *client) load(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if behind < ahead {
+		if behind < int64(ahead*c.partitions()) {
 			if err := c.send(ctx, next); err != nil {
 				return err
 			}
@@ -159,7 +160,7 @@ func (c *client) load(ctx context.Context) error {
 // send sends the next orders.
 func (c *client) send(ctx context.Context, next func() (orders.Order, bool)) error {
 	var rs []deja.Request
-	for len(rs) < chunk {
+	for len(rs) < chunk*c.partitions() {
 		o, ok := next()
 		if !ok {
 			break

@@ -115,8 +115,16 @@ func (o *opened) store(ctx context.Context, dsn string, write bool) (driver.Stor
 	return db.Store(), nil
 }
 
-// partitions is how many each topic on Kafka has.
-const partitions = 4
+// partitionsOnKafka is how many each topic there has.
+const partitionsOnKafka = 4
+
+// partitions returns how many each topic has.
+func (p *place) partitions() int {
+	if p.servers() {
+		return partitionsOnKafka
+	}
+	return 1
+}
 
 // make makes the topics, and a database for each service, named after the run.
 func (p *place) make(ctx context.Context, server, run string) (err error) {
@@ -132,7 +140,7 @@ func (p *place) make(ctx context.Context, server, run string) (err error) {
 	var topics []kafka.TopicConfig
 	for _, service := range []string{accounts.Name, ledger.Name} {
 		for _, topic := range []string{wire.Inbox(service), wire.Journal(service)} {
-			topics = append(topics, kafka.TopicConfig{Name: topic, Partitions: partitions, Replication: 1})
+			topics = append(topics, kafka.TopicConfig{Name: topic, Partitions: partitionsOnKafka, Replication: 1})
 		}
 	}
 	if err := log.CreateTopics(ctx, topics...); err != nil {
