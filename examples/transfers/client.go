@@ -33,9 +33,19 @@ type side struct {
 	store  driver.Store
 }
 
+// A word is what a worker process has to tell.
+type word string
+
+const (
+	began    word = "began" // to send orders
+	progress word = "progress"
+	reached  word = "reached"  // a point
+	finished word = "finished" // its task
+)
+
 // said is what a worker process tells.
 type said struct {
-	What      string  `json:"what"` // "began", "progress", "point", "done"
+	What      word    `json:"what"`
 	Sent      int     `json:"sent,omitempty"`
 	Decisions int     `json:"decisions,omitempty"`
 	Took      []int64 `json:"took,omitempty"` // of each of the transfers that were sent one by one, in microseconds
@@ -79,7 +89,7 @@ func (c *client) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.out.Encode(said{What: "done"})
+	return c.out.Encode(said{What: finished})
 }
 
 // ready waits until the accounts' engine has taken its partitions over: how long that takes at first is not what a run is
@@ -126,7 +136,7 @@ func (c *client) load(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.out.Encode(said{What: "began"}); err != nil {
+	if err := c.out.Encode(said{What: began}); err != nil {
 		return err
 	}
 	for {
@@ -148,7 +158,7 @@ func (c *client) load(ctx context.Context) error {
 				return err
 			}
 			if quiet {
-				return c.out.Encode(said{What: "done"})
+				return c.out.Encode(said{What: finished})
 			}
 		}
 		if err := sleep(ctx, pause); err != nil {
@@ -185,7 +195,7 @@ func (c *client) tell(ctx context.Context) error {
 		return err
 	}
 	for len(c.points) > 0 && n >= c.points[0].decisions {
-		if err := c.out.Encode(said{What: "point", Sent: c.sent, Decisions: n}); err != nil {
+		if err := c.out.Encode(said{What: reached, Sent: c.sent, Decisions: n}); err != nil {
 			return err
 		}
 		if !c.points[0].ledger {
@@ -198,20 +208,20 @@ func (c *client) tell(ctx context.Context) error {
 		return nil
 	}
 	c.told = time.Now()
-	return c.out.Encode(said{What: "progress", Sent: c.sent, Decisions: n})
+	return c.out.Encode(said{What: progress, Sent: c.sent, Decisions: n})
 }
 
 // single sends the orders one by one: each when the one before it has ended.
 func (c *client) single(ctx context.Context) error {
-	s := said{What: "done"}
+	s := said{What: finished}
 	for o := range c.plan.Orders(0) {
 		r := c.plan.Request(o)
 		r.Until = deja.AtEnd()
-		began := time.Now()
+		from := time.Now()
 		if _, err := c.accounts.engine.Client().Do(ctx, r); err != nil {
 			return fmt.Errorf("transfer %s: %w", o.Key, err)
 		}
-		s.Took = append(s.Took, time.Since(began).Microseconds())
+		s.Took = append(s.Took, time.Since(from).Microseconds())
 	}
 	return c.out.Encode(s)
 }

@@ -104,7 +104,7 @@ func (p *program) finish(ctx context.Context, t *task) (last said, err error) {
 		return last, ctx.Err()
 	case w.err != nil:
 		return last, fmt.Errorf("worker: %w", w.err)
-	case last.What != "done":
+	case last.What != finished:
 		return last, errors.New("the worker ended before its task was done")
 	}
 	return last, nil

@@ -17,13 +17,14 @@ import (
 
 // many is a run under load, with kills.
 type many struct {
-	*program
-	options
-	task
+	program *program
+	options options
+	task    task // of the process that runs the accounts
+
 	first, second *worker // the accounts' process, and the ledger's where it has one
 
-	began, ended time.Time // from the first order to the last end
-	killed       int
+	began, ended time.Time     // from the first order to the last end
+	killed       int           // processes
 	shown        time.Time     // when progress was last told
 	died         time.Time     // the last kill, while nothing was decided since
 	decided      int           // decisions when the next process said its first word
@@ -63,7 +64,8 @@ func (p *program) many(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	m := &many{program: p, options: o, task: task{place: at, plan: orders.Plan{Transfers: o.transfers, Seed: o.seed, Began: time.Now().UTC()}}}
+	plan := orders.Plan{Transfers: o.transfers, Seed: o.seed, Began: time.Now().UTC()}
+	m := &many{program: p, options: o, task: task{place: at, plan: plan}}
 	if err := m.run(ctx); err != nil {
 		return err
 	}
@@ -74,13 +76,13 @@ func (p *program) many(ctx context.Context, o options) error {
 	if err := m.print(v); err != nil {
 		return err
 	}
-	if !v.OK() || m.killed < m.kills {
+	if !v.OK() || m.killed < m.options.kills {
 		return errNo
 	}
 	return nil
 }
 
-// run gets the transfers done.
+// run gets the transfers done, or as many of them as can be.
 func (m *many) run(ctx context.Context) (err error) {
 	defer func() {
 		for _, w := range []*worker{m.first, m.second} {
@@ -89,22 +91,22 @@ func (m *many) run(ctx context.Context) (err error) {
 			}
 		}
 	}()
-	if m.servers() {
+	if m.task.servers() {
 		if m.second, err = m.startLedger(); err != nil {
 			return err
 		}
 	}
-	m.phase = prepare
-	if _, err := m.finish(ctx, &m.task); err != nil {
+	m.task.phase = prepare
+	if _, err := m.program.finish(ctx, &m.task); err != nil {
 		return err
 	}
-	m.phase, m.points = load, m.choose()
-	if m.first, err = m.start(&m.task); err != nil {
+	m.task.phase, m.task.points = load, m.choose()
+	if m.first, err = m.program.start(&m.task); err != nil {
 		return err
 	}
 	if err = m.watch(ctx); errors.Is(err, errStalled) {
 		m.ended = time.Now()
-		fmt.Fprintln(m.stderr, err)
+		fmt.Fprintln(m.program.stderr, err)
 		return nil
 	}
 	if err == nil && m.second != nil {
@@ -118,22 +120,24 @@ func (m *many) run(ctx context.Context) (err error) {
 func (m *many) startLedger() (*worker, error) {
 	t := m.task
 	t.phase, t.points = nothing, nil
-	return m.start(&t)
+	return m.program.start(&t)
 }
 
 // choose chooses the points at which processes are killed: one in each of as many parts of the run, by the seed. There are
 // as many decisions as are counted on, or more, so that each will be reached, however few transfers there are.
 func (m *many) choose() []point {
-	before, sure := m.plan.Decisions()
-	if m.kills > 0 {
-		m.kills = max(fewestKills, min(m.kills, sure))
+	if m.options.kills == 0 {
+		return nil
 	}
-	r := rand.New(rand.NewPCG(m.seed, 1))
+	before, sure := m.task.plan.Decisions()
+	kills := max(fewestKills, min(m.options.kills, sure))
+	m.options.kills = kills
+	r := rand.New(rand.NewPCG(m.options.seed, 1))
 	victim := r.IntN(2)
-	points := make([]point, m.kills)
+	points := make([]point, kills)
 	for i := range points {
-		first, next := sure*i/m.kills, sure*(i+1)/m.kills
-		points[i] = point{before + first + 1 + r.IntN(next-first), m.servers() && (i+victim)%2 == 1}
+		first, next := sure*i/kills, sure*(i+1)/kills
+		points[i] = point{before + first + 1 + r.IntN(next-first), m.task.servers() && (i+victim)%2 == 1}
 	}
 	return points
 }
@@ -181,16 +185,16 @@ func (m *many) watch(ctx context.Context) error {
 // heard takes in what the client says.
 func (m *many) heard(s said) (done bool, err error) {
 	switch s.What {
-	case "began":
+	case began:
 		if m.began.IsZero() {
 			m.began = time.Now()
 		}
-	case "progress":
+	case progress:
 		m.progress(s)
-	case "point":
-		m.from = s.Sent
+	case reached:
+		m.task.from = s.Sent
 		return false, m.strike(s)
-	case "done":
+	case finished:
 		m.ended = time.Now()
 		w := m.first
 		m.first = nil
@@ -212,53 +216,51 @@ func (m *many) progress(s said) {
 	}
 	if time.Since(m.shown) > time.Second {
 		m.shown = time.Now()
-		fmt.Fprintf(m.stderr, "%d of %d transfers were sent, %d decisions made\n", s.Sent, m.plan.Transfers, s.Decisions)
+		fmt.Fprintf(m.program.stderr, "%d of %d transfers were sent, %d decisions made\n", s.Sent, m.options.transfers, s.Decisions)
 	}
 }
 
 // strike kills the process that a point is for, and starts another.
 func (m *many) strike(s said) (err error) {
-	at := m.points[0]
-	m.points = m.points[1:]
+	at := m.task.points[0]
+	m.task.points = m.task.points[1:]
+	who := "the worker"
 	if at.ledger {
-		if err := m.second.kill(); err != nil {
-			return err
+		who = "the ledger's worker"
+		if err = m.second.kill(); err == nil {
+			m.second, err = m.startLedger()
 		}
-		m.second, err = m.startLedger()
 	} else {
-		if err := m.first.kill(); err != nil {
-			return err
+		if m.task.servers() {
+			who = "the accounts' worker"
 		}
-		m.died, m.decided = time.Now(), 0
-		m.first, err = m.start(&m.task)
+		if err = m.first.kill(); err == nil {
+			m.died, m.decided = time.Now(), 0
+			m.first, err = m.program.start(&m.task)
+		}
 	}
 	m.killed++
-	what := "the worker"
-	if m.servers() && at.ledger {
-		what = "the ledger's worker"
-	} else if m.servers() {
-		what = "the accounts' worker"
-	}
-	fmt.Fprintf(m.stderr, "%s was killed after %d decisions, %d of %d orders sent; another goes on\n", what, s.Decisions, s.Sent, m.plan.Transfers)
+	fmt.Fprintf(m.program.stderr, "%s was killed after %d decisions, %d of %d orders sent; another goes on\n",
+		who, s.Decisions, s.Sent, m.options.transfers)
 	return err
 }
 
 // prove reads what the run has left.
 func (m *many) prove(ctx context.Context) (_ *proof.Verdict, err error) {
-	o, err := m.open(ctx, false)
+	o, err := m.task.open(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, o.Close()) }()
-	return proof.Check(ctx, m.plan,
-		proof.Witness{Service: m.accounts(), Log: o.log, Store: o.accounts},
-		proof.Witness{Service: m.ledger(), Log: o.log, Store: o.ledger},
-		m.receipts())
+	return proof.Check(ctx, m.task.plan,
+		proof.Witness{Service: m.program.accounts(), Log: o.log, Store: o.accounts},
+		proof.Witness{Service: m.program.ledger(), Log: o.log, Store: o.ledger},
+		m.task.receipts())
 }
 
 // print prints what the run came to, and on the standard error what is wrong.
 func (m *many) print(v *proof.Verdict) error {
-	took := m.ended.Sub(m.began)
+	p, took := m.program, m.ended.Sub(m.began)
 	a := answer{
 		Transfers: v.Transfers, Completed: v.Completed, Compensated: v.Compensated, Stuck: v.Stuck,
 		MoneyBefore: v.MoneyBefore, MoneyAfter: v.MoneyAfter, Kills: m.killed,
@@ -266,18 +268,18 @@ func (m *many) print(v *proof.Verdict) error {
 		PerSecond: float64(v.Transfers) / took.Seconds(),
 	}
 	for _, f := range v.Faults {
-		fmt.Fprintln(m.stderr, "wrong:", f)
+		fmt.Fprintln(p.stderr, "wrong:", f)
 	}
 	if v.More > 0 {
-		fmt.Fprintf(m.stderr, "wrong: and %d more\n", v.More)
+		fmt.Fprintf(p.stderr, "wrong: and %d more\n", v.More)
 	}
-	if m.killed < m.kills {
-		fmt.Fprintf(m.stderr, "wrong: of %d kills %d were made\n", m.kills, m.killed)
+	if m.killed < m.options.kills {
+		fmt.Fprintf(p.stderr, "wrong: of %d kills %d were made\n", m.options.kills, m.killed)
 	}
 	if m.options.json {
-		return m.program.json(a)
+		return p.json(a)
 	}
-	fmt.Fprintf(m.stdout, `%8d transfers in %.2f s, %.0f a second
+	fmt.Fprintf(p.stdout, `%8d transfers in %.2f s, %.0f a second
 %8d completed
 %8d compensated
 %8d stuck
@@ -287,7 +289,7 @@ receipts %d sent by %d calls, %d twice
 `, a.Transfers, took.Seconds(), a.PerSecond, a.Completed, a.Compensated, a.Stuck, a.MoneyBefore, a.MoneyAfter,
 		a.Kills, m.slowest(), a.EffectsPerformed, a.EffectCalls, a.EffectsDoubled)
 	if v.OK() {
-		fmt.Fprintln(m.stdout, "The journals, the states and the provider's file say the same, and it is as it should be.")
+		fmt.Fprintln(p.stdout, "The journals, the states and the provider's file say the same, and it is as it should be.")
 	}
 	return nil
 }
