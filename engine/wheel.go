@@ -141,12 +141,9 @@ func (wh *wheel) fire(ctx context.Context, rows []driver.State, released int64) 
 }
 
 // watch moves the watermark on. First what was in the others' journals at some time must have been carried into the inbox,
-// then what is in the inbox be handled; then that time is the watermark. While that goes on, or does not, it is at the
-// time of the last decision.
+// then what is in the inbox be handled; then that time is the watermark. While that goes on, it stays where it was: the time
+// of a decision says nothing of what is older and not carried yet.
 func (wh *wheel) watch(ctx context.Context) error {
-	if at := wh.w.Progress().Time; at.After(wh.mark) {
-		wh.mark = at
-	}
 	if wh.asked.IsZero() {
 		if err := wh.ask(ctx); err != nil {
 			return err
