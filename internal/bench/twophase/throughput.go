@@ -15,6 +15,7 @@ import (
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/examples/transfers/accounts"
 	"github.com/dejalog/deja/examples/transfers/ledger"
+	"github.com/dejalog/deja/examples/transfers/transfer"
 )
 
 // A rate is how fast transfers went.
@@ -42,15 +43,15 @@ const most = 32
 
 // twoPhase measures two-phase commit.
 func (m *throughput) twoPhase(ctx context.Context, d databases) (rates []rate, err error) {
-	ends := func() (int, error) {
+	count := func() (ends, error) {
 		s, err := d.check(ctx)
-		return s.Applied + s.Refused, err
+		return ends{s.Applied, s.Refused}, err
 	}
 	measure := func(r rate, run func(context.Context, databases, *decisions, string, *rate) ([]time.Duration, error)) {
 		if err != nil {
 			return
 		}
-		r, err = m.measure(r, ends, func(name string, r *rate) ([]time.Duration, error) {
+		r, err = m.measure(r, count, func(name string, r *rate) ([]time.Duration, error) {
 			log, err := openDecisions(filepath.Join(m.dir, name+".log"))
 			if err != nil {
 				return nil, err
@@ -67,27 +68,30 @@ func (m *throughput) twoPhase(ctx context.Context, d databases) (rates []rate, e
 	return rates, err
 }
 
+// ends are those that transfers came to.
+type ends struct{ completed, undone int }
+
 // measure takes the median of some runs, each of which must give every transfer one end and leave money whole.
-func (m *throughput) measure(r rate, ends func() (int, error), run func(name string, r *rate) ([]time.Duration, error)) (rate, error) {
+func (m *throughput) measure(r rate, count func() (ends, error), run func(name string, r *rate) ([]time.Duration, error)) (rate, error) {
 	var rates, p50s []float64
 	for n := range m.runs {
-		before, err := ends()
+		before, err := count()
 		if err != nil {
 			return r, err
 		}
-		r.Undone = 0
 		began := time.Now()
 		took, err := run(fmt.Sprintf("%s, %d, %d", r.By, r.InFlight, n), &r)
 		elapsed := time.Since(began)
 		if err != nil {
 			return r, err
 		}
-		after, err := ends()
+		after, err := count()
 		if err != nil {
 			return r, err
 		}
-		if after-before != r.Transfers {
-			return r, fmt.Errorf("%d transfers have %d ends", r.Transfers, after-before)
+		r.Undone = after.undone - before.undone
+		if n := after.completed - before.completed + r.Undone; n != r.Transfers {
+			return r, fmt.Errorf("%d transfers have %d ends", r.Transfers, n)
 		}
 		p50, _ := spread(took)
 		rates, p50s = append(rates, float64(r.Transfers)/elapsed.Seconds()), append(p50s, p50)
@@ -106,7 +110,6 @@ func (r *rate) each(name string, open func() (do func(move) (outcome, error), en
 	var (
 		all  sync.WaitGroup
 		next atomic.Int64
-		no   atomic.Int64
 		errs = make(chan error, r.InFlight)
 		took = make([]time.Duration, r.Transfers)
 	)
@@ -122,12 +125,8 @@ func (r *rate) each(name string, open func() (do func(move) (outcome, error), en
 				t := random(rng)
 				t.id = name + "-" + strconv.FormatInt(n, 10)
 				began := time.Now()
-				var what outcome
-				what, err = do(t)
+				_, err = do(t)
 				took[n] = time.Since(began)
-				if what == undone {
-					no.Add(1)
-				}
 			}
 			errs <- errors.Join(err, end())
 		})
@@ -137,7 +136,6 @@ func (r *rate) each(name string, open func() (do func(move) (outcome, error), en
 	for range r.InFlight {
 		err = errors.Join(err, <-errs)
 	}
-	r.Undone = int(no.Load())
 	return took, err
 }
 
@@ -164,12 +162,10 @@ func batched(ctx context.Context, d databases, log *decisions, name string, r *r
 	defer func() { err = errors.Join(err, c.close(ctx)) }()
 	for ts := range r.batches(name) {
 		began := time.Now()
-		no, err := c.together(ctx, ts[0].id, ts)
-		if err != nil {
+		if err := c.together(ctx, ts[0].id, ts); err != nil {
 			return took, err
 		}
 		took = append(took, time.Since(began))
-		r.Undone += no
 	}
 	return took, nil
 }
@@ -207,15 +203,15 @@ func (m *throughput) services(ctx context.Context, p *pair) (rates []rate, err e
 	if err := p.prepare(ctx); err != nil {
 		return nil, err
 	}
-	ends := func() (int, error) {
+	count := func() (ends, error) {
 		b, err := p.read(ctx)
 		if err != nil {
-			return 0, err
+			return ends{}, err
 		}
-		return len(b.transfers), b.check(money + p.paidIn.Load())
+		return ends{b.in(transfer.Completed), b.in(transfer.Returned)}, b.check(money + p.paidIn.Load())
 	}
 	for _, n := range concurrencies {
-		r, err := m.measure(rate{By: "deja, each asked for when another has ended", InFlight: n, Transfers: min(m.transfers, 250*n)}, ends,
+		r, err := m.measure(rate{By: "deja, each asked for when another has ended", InFlight: n, Transfers: min(m.transfers, 250*n)}, count,
 			func(name string, r *rate) ([]time.Duration, error) {
 				return r.each(name, func() (func(move) (outcome, error), func() error, error) {
 					do := func(t move) (outcome, error) { return p.do(ctx, t, 0, deja.AtEnd()) }
@@ -226,7 +222,7 @@ func (m *throughput) services(ctx context.Context, p *pair) (rates []rate, err e
 			return rates, err
 		}
 	}
-	r, err := m.measure(rate{By: "deja, all asked for in the beginning", InFlight: 5 * m.transfers, Transfers: 5 * m.transfers}, ends,
+	r, err := m.measure(rate{By: "deja, all asked for in the beginning", InFlight: 5 * m.transfers, Transfers: 5 * m.transfers}, count,
 		func(name string, r *rate) ([]time.Duration, error) {
 			for ts := range r.batches(name) {
 				if err := p.send(ctx, ts); err != nil {

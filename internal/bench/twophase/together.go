@@ -13,12 +13,12 @@ type batch struct {
 	closed    map[int]bool  // of the accounts that get
 }
 
-// together carries out transfers in one transaction of each database, and returns how many of them were refused. Accounts
+// together carries out transfers in one transaction of each database, but for those that one of them refuses. Accounts
 // are locked in order, and the databases too, as [coordinator.do] does: nobody waits in a circle.
-func (c *coordinator) together(ctx context.Context, id string, transfers []move) (no int, err error) {
+func (c *coordinator) together(ctx context.Context, id string, transfers []move) error {
 	b := batch{transfers, map[int]int64{}, map[int]bool{}}
 	if err := b.lock(ctx, c.first, c.second); err != nil {
-		return 0, err
+		return err
 	}
 	var (
 		paid, got   = map[int]int64{}, map[int]int64{}
@@ -32,7 +32,6 @@ func (c *coordinator) together(ctx context.Context, id string, transfers []move)
 		yes := b.take(t)
 		ids, applied = append(ids, t.id), append(applied, yes)
 		if !yes {
-			no++
 			continue
 		}
 		paid[t.from] -= t.amount
@@ -40,15 +39,15 @@ func (c *coordinator) together(ctx context.Context, id string, transfers []move)
 		posted, accounts, amounts = append(posted, t.id), append(accounts, t.to), append(amounts, t.amount)
 	}
 	if err := c.first.finish(ctx, gid, paid, "INSERT INTO transfer SELECT * FROM unnest($1::text[], $2::bool[])", ids, applied); err != nil {
-		return no, err
+		return err
 	}
 	if err := c.second.finish(ctx, gid, got, "INSERT INTO posting SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[])", posted, accounts, amounts); err != nil {
-		return no, err
+		return err
 	}
 	if err := c.log.commit(gid); err != nil {
-		return no, err
+		return err
 	}
-	return no, c.commit(ctx, gid, move{})
+	return c.commit(ctx, gid, move{})
 }
 
 // lock begins the transactions, and locks and reads the accounts of the batch.
