@@ -1,6 +1,8 @@
 // Package sqlite keeps a service's log and store in one file: SQLite in pure Go, for the embedded mode and for tests.
 // It knows nothing of what the bytes of a record mean: see [github.com/dejalog/deja/driver].
 //
+// Several services can share a file and its log, each in a store of its own: [DB.StoreOf].
+//
 // One process writes a file at a time, told by a lock on the file's name with .lock behind it; any number of
 // processes read it meanwhile. The file system must be a local one. All that is acknowledged was synced.
 //

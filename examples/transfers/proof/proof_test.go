@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/examples/bank/account"
 	"github.com/dejalog/deja/examples/transfers/accounts"
@@ -30,11 +31,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const partitions = 2
 
-// world is both services in memory, and the provider's file.
+// world is both services, in memory unless it is moved, and the provider's file.
 type world struct {
 	plan             orders.Plan
-	log              *memory.Log
-	accounts, ledger *memory.Store
+	log              driver.Log
+	accounts, ledger driver.Store
+	rush             bool // a run ends before all is quiet
 	services         [2]*deja.Service
 	receipts         string
 	perform          func(*receipt.Provider) deja.Performer
@@ -77,7 +79,9 @@ func (w *world) run(t *testing.T, fn func(ctx context.Context, accounts, ledger 
 		clients, ended = append(clients, e.Client()), append(ended, done)
 	}
 	fn(ctx, clients[0], clients[1])
-	w.quiet(ctx, t)
+	if !w.rush {
+		w.quiet(ctx, t)
+	}
 	stop()
 	for _, done := range ended {
 		if err := <-done; !errors.Is(err, context.Canceled) {
