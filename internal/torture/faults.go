@@ -11,6 +11,12 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/wire"
 )
 
 // A kind of fault. A light one goes on beside those that follow.
@@ -35,8 +41,11 @@ func kinds() []kind {
 		{"freeze", 7, true, (*run).freeze},
 		{"restart", 3, true, (*run).restart},
 		{"second-relay", 4, true, (*run).secondRelay},
+		{"carried-again", 5, true, (*run).carriedAgain},
+		{"provider", 3, true, (*run).holdProvider},
 		{"postgres", 5, false, (*run).stopPostgres},
 		{"broker", 3, false, (*run).killBroker},
+		{"service", 3, false, (*run).killService},
 		{"store-back", 3, false, (*run).storeBack},
 		{"store-back-idle", 1, false, (*run).storeBackIdle},
 		{"sleeper", 1, false, (*run).sleeper},
@@ -46,7 +55,8 @@ func kinds() []kind {
 
 // opening is what every run begins with: one of each that must not be left to chance.
 var opening = []string{
-	"append-cut", "commit-cut", "store-back-idle", "sleeper", "kill", "freeze", "postgres", "one-way", "broker", "answer-cut", "store-back", "partition", "store-lost",
+	"append-cut", "commit-cut", "store-back-idle", "sleeper", "kill", "freeze", "postgres", "one-way", "carried-again", "broker", "answer-cut", "service", "provider",
+	"store-back", "partition", "store-lost",
 }
 
 func kindNames() (names []string) {
@@ -264,6 +274,55 @@ func (r *run) again(ctx context.Context, kind string, h *hand, s syscall.Signal,
 	h.end(s)
 	sleep(ctx, after)
 	if ctx.Err() == nil {
+		r.begin(h)
+	}
+}
+
+// carriedAgain appends a piece of an inbox once more, as a router does that was far behind, asleep, or had lost its cursor.
+func (r *run) carriedAgain(ctx context.Context, rng *rand.Rand) {
+	s, n := r.oneSide(rng), rng.Int32N(partitions)
+	topic := wire.Inbox(s.name)
+	_, end, err := r.log.Bounds(ctx, topic, n)
+	if err != nil || end == 0 {
+		return // the broker is down
+	}
+	at := rng.Int64N(end)
+	recs, err := r.log.Fetch(ctx, deja.Position{Topic: topic, Partition: n, Offset: at}, 1+rng.IntN(150))
+	if err != nil {
+		return
+	}
+	r.fault("carried-again", "%d messages of %s/%d, from %d of %d", len(recs), topic, n, at, end)
+	for _, rec := range recs {
+		again := driver.Record{Partition: n, Key: rec.Key, Value: rec.Value, Headers: rec.Headers}
+		if _, err := r.log.Append(ctx, topic, []driver.Record{again}); err != nil {
+			return // in order, up to the first that was not taken
+		}
+	}
+}
+
+// holdProvider lets the receipts' provider answer nobody for a while.
+func (r *run) holdProvider(ctx context.Context, rng *rand.Rand) {
+	d := between(rng, 500*time.Millisecond, 6*time.Second)
+	lock := flock.New(r.sides[0].direct.provider + ".lock")
+	defer func() { _ = lock.Close() }() // which unlocks it
+	if ok, err := lock.TryLockContext(ctx, time.Millisecond); err != nil || !ok {
+		return
+	}
+	r.fault("provider", "it answers nobody for %s", d)
+	sleep(ctx, d)
+}
+
+// killService kills all workers of a service, and starts others after a while.
+func (r *run) killService(ctx context.Context, rng *rand.Rand) {
+	s, d := r.oneSide(rng), between(rng, time.Second, 6*time.Second)
+	r.fault("service", "all workers of the %s are killed, others begin after %s", s.name, d)
+	r.down.Add(1)
+	defer r.down.Add(-1)
+	for _, h := range s.hands {
+		h.end(syscall.SIGKILL)
+	}
+	sleep(ctx, d)
+	for _, h := range s.hands {
 		r.begin(h)
 	}
 }

@@ -59,7 +59,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.Uint64Var(&opt.seed, "seed", 0, "of messages and faults; 0 is a new one")
 	flags.IntVar(&opt.faults, "faults", 0, "at least so many faults, however long they take")
 	flags.DurationVar(&opt.pause, "pause", 1600*time.Millisecond, "from one fault to the next, on the average")
-	flags.Float64Var(&opt.rate, "rate", 300, "messages a second")
+	flags.Float64Var(&opt.rate, "rate", 200, "messages a second")
 	flags.Float64Var(&opt.remits, "remittances", 30, "remittances a second")
 	flags.StringVar(&opt.broken, "break", "", "let the workers break a rule: "+strings.Join(breakNames(), ", "))
 	only := flags.String("only", "", "do faults of these `kinds` alone: "+strings.Join(kindNames(), ","))

@@ -284,7 +284,7 @@ func (r *run) watch(ctx context.Context) {
 		var n, lag int64
 		well := true
 		for _, s := range r.sides {
-			decided, behind, err := s.watch(ctx, r.down.Load() > 0)
+			decided, behind, err := s.watch(ctx, r.down.Load() > 0, r.say)
 			n, lag, well = n+decided, lag+behind, well && err == nil
 		}
 		if now := time.Now(); well && now.Sub(said) > 5*time.Second {

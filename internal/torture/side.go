@@ -207,7 +207,7 @@ func (s *side) decidedSince(ctx context.Context, service string, n int32, offset
 }
 
 // watch takes a look at the partitions, and returns how much is decided and how much is to be handled.
-func (s *side) watch(ctx context.Context, down bool) (decided, behind int64, err error) {
+func (s *side) watch(ctx context.Context, down bool, say func(string, ...any)) (decided, behind int64, err error) {
 	ls, ends, err := s.progress(ctx)
 	if err != nil {
 		for i := range s.standstill {
@@ -218,7 +218,9 @@ func (s *side) watch(ctx context.Context, down bool) (decided, behind int64, err
 	for _, l := range ls {
 		decided += l.Progress.N
 		behind += ends[l.Partition] - l.Progress.Position
-		s.standstill[l.Partition].note(time.Now(), l.Progress.Position, ends[l.Partition], down)
+		if stood := s.standstill[l.Partition].note(time.Now(), l.Progress.Position, ends[l.Partition], down); stood > 0 {
+			say("%s/%d stood still for %s before position %d, with no server down", s.name, l.Partition, stood.Round(time.Millisecond), l.Progress.Position)
+		}
 	}
 	return decided, behind, nil
 }
@@ -282,10 +284,14 @@ func (r *run) standing(ctx context.Context) string {
 	return strings.Join(parts, "; ")
 }
 
-// note takes a look at a partition. A stand-still counts as one of an outage if there was one at any time of it.
-func (s *stand) note(now time.Time, position, end int64, outage bool) {
+// note takes a look at a partition, and returns how long it has stood still if that was worth a word and is over. A
+// stand-still counts as one of an outage if there was one at any time of it.
+func (s *stand) note(now time.Time, position, end int64, outage bool) (stood time.Duration) {
 	switch {
 	case position != s.position || position >= end:
+		if stood = now.Sub(s.since); s.since.IsZero() || s.outage || stood < worthSaying {
+			stood = 0
+		}
 		s.since, s.outage = time.Time{}, outage
 	case s.since.IsZero():
 		s.since, s.outage = now, s.outage || outage
@@ -297,4 +303,8 @@ func (s *stand) note(now time.Time, position, end int64, outage bool) {
 		}
 	}
 	s.position = position
+	return stood
 }
+
+// worthSaying is how long a stand-still is that is told: the leases of a dead process are taken over before.
+const worthSaying = 5 * time.Second
