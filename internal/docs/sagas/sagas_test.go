@@ -2,6 +2,7 @@ package sagas_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -17,11 +18,11 @@ func TestATimeOutCancelsTheParcelBeforeTheOrderEnds(t *testing.T) {
 	dejatest.New(t, orders(), "o1").
 		When(Place{Item: "lamp"}).
 		Recorded(Placed{Item: "lamp"}).Sent("o1", Pack{Item: "lamp"}).Scheduled("time-out", 24*time.Hour).
-		When(TimeOut{}).
+		Fires("time-out").
 		Recorded(GivenUp{}).Sent("o1", Cancel{}).
 		When(deja.Reply[Pack]{Command: Pack{Item: "lamp"}}).Nothing(). // it was packed after all, too late
 		When(deja.Reply[Cancel]{}).
-		Recorded(Undone{Why: "cancelled"})
+		Recorded(Undone{Why: "cancelled"}).Ended()
 }
 
 func TestAParcelThatComesTooLateIsRefused(t *testing.T) {
@@ -46,11 +47,34 @@ func TestOtherWaysOfAnOrder(t *testing.T) {
 		When(Place{}).Rejected(ErrPlaced)
 }
 
+func TestAnOrderIsPackedOrThereIsNoParcel(t *testing.T) {
+	w := dejatest.NewWorld(t, shop(), warehouse())
+	w.Perform(mailer(newPost()))
+	w.Must(deja.Request{Key: "o1", Command: Place{Item: "lamp"}})
+	w.Must(deja.Request{Key: "o2", Command: Place{Item: "unicorn"}})
+	w.RedeliverAll()
+	w.CrashAtEveryWrite()
+	w.Explore(func(w *dejatest.World) error { // time-outs first, replies late, everything twice, a crash here and there
+		for _, s := range w.Streams("order") {
+			var o Order
+			var p Parcel
+			w.State(s, &o)
+			w.State(deja.Stream{Aggregate: "parcel", Key: s.Key}, &p)
+			if there := p.Item != "" && !p.Cancelled; there != (o.Phase == "packed") {
+				return fmt.Errorf("%s is %s, and the parcel %+v", s, o.Phase, p)
+			}
+		}
+		return nil
+	})
+}
+
 // post is a provider in memory.
 type post struct {
 	mu   sync.Mutex
 	sent map[string]string
 }
+
+func newPost() *post { return &post{sent: map[string]string{}} }
 
 func (p *post) Send(_ context.Context, key, text string) error {
 	p.mu.Lock()
@@ -90,7 +114,7 @@ func TestBothServicesOverOneFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	mail := &post{sent: map[string]string{}}
+	mail := newPost()
 	first, err := newShop(db.Log(), db.StoreOf("shop"), mail)
 	if err != nil {
 		t.Fatal(err)
