@@ -21,6 +21,7 @@ type disk struct {
 	performers map[string]*deja.Performer // by the effects' wire name
 	performed  []Performed                // in the order of their first calls
 	twice      bool                       // whoever delivers now does so twice
+	came       []driver.Record            // for the services that the test plays
 	delivered  int                        // how many times messages were delivered
 }
 
@@ -65,6 +66,9 @@ func (d *disk) deliver(ctx context.Context, log driver.Log, service string, recs
 	at, err := log.Append(ctx, wire.Inbox(service), recs)
 	if err == nil && d.twice {
 		_, err = log.Append(ctx, wire.Inbox(service), recs)
+	}
+	if err == nil && service == played {
+		d.came = append(d.came, recs...)
 	}
 	return at, err
 }

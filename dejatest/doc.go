@@ -2,8 +2,9 @@
 // and ends there: it executes no SQL, calls no provider but those that the test gives it, and starts no goroutine.
 //
 // A [Case] tests an aggregate: what is given, what happens, what then must have come of it. A [World] runs whole
-// services that send each other commands, delivers everything again, and crashes them at every call of log and stores. Both
-// end the test where handlers are not what a service relies on: the same each time, and a function of what they are given.
+// services that send each other commands, delivers everything again, crashes them at every call of log and stores, and looks
+// for the order of steps that breaks a saga. Both end the test where handlers are not what a service relies on: the same each
+// time, and a function of what they are given.
 //
 //	func TestATillGivesOutNoMoreThanItHas(t *testing.T) {
 //		dejatest.New(t, till(), "front").
@@ -20,4 +21,6 @@
 //		w.RedeliverAll()
 //		w.CrashAtEveryWrite()
 //	}
+//
+// docs/testing-sagas.md in the module shows worlds of several services.
 package dejatest

@@ -34,9 +34,9 @@ func (w *World) Explore(invariant func(w *World) error) {
 }
 
 // ExploreWith runs the world's scenario again and again, each time departing from the usual course in other ways, and ends
-// the test if one run ends with the invariant broken; if a message fails where none does usually; or if a saga waits for
-// nothing and has not ended, where none does usually. A run is over when nothing can happen any more, however much time goes
-// by: timers fire, also those that usually are cancelled before.
+// the test if one run ends with the invariant broken; or, where that is not so in the usual course, with a message that
+// failed, with a saga that waits for nothing and has not ended, or with one that has ended more than once. A run is over
+// when nothing can happen any more, however much time goes by: timers fire, also those that usually are cancelled before.
 //
 // A step is what one of these does with one message: a partition of a service that handles it, a route, the timers of a
 // partition, the effects of a service, the clock or the client. Usually they go in a fixed order, and time goes by when
@@ -130,6 +130,9 @@ func (s *search) judge(o *outing) error {
 	}
 	if len(s.base.idle) == 0 && len(u.idle) > 0 {
 		return fmt.Errorf("%s: not ended, and waiting for nothing", strings.Join(u.idle, ", "))
+	}
+	if len(s.base.ended) == 0 && len(u.ended) > 0 {
+		return fmt.Errorf("more than one end: %s", strings.Join(u.ended, ", "))
 	}
 	if s.x.Invariant == nil {
 		return nil

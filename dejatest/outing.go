@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/fault"
 	"github.com/dejalog/deja/internal/wire"
 )
@@ -221,11 +222,13 @@ func (o *outing) history() [32]byte {
 type unrest struct {
 	parked []string // instances with messages that failed
 	idle   []string // sagas that have not ended, are not stuck, and wait for nothing
+	ended  []string // sagas that have ended more than once
 }
 
 func (c *course) unrest() (u unrest, err error) {
+	ctx := context.Background()
 	for _, l := range c.lives {
-		rows, err := l.states(context.Background())
+		rows, err := l.states(ctx)
 		if err != nil {
 			return u, err
 		}
@@ -240,6 +243,22 @@ func (c *course) unrest() (u unrest, err error) {
 			}
 			if !open.Began.IsZero() && open.Stuck == "" && len(open.Timers)+len(open.Effects)+len(open.Sent) == 0 {
 				u.idle = append(u.idle, r.Stream.String())
+			}
+		}
+		ends := map[deja.Stream][]string{}
+		err = l.decisions(ctx, func(r *wire.Record) {
+			for i := range r.Decided.Events {
+				if e := &r.Decided.Events[i]; l.m.Saga(e.Stream.Aggregate).Ended(e.Type) {
+					ends[e.Stream] = append(ends[e.Stream], e.Type)
+				}
+			}
+		})
+		if err != nil {
+			return u, err
+		}
+		for _, r := range rows {
+			if of := ends[r.Stream]; len(of) > 1 {
+				u.ended = append(u.ended, fmt.Sprintf("%s (%s)", r.Stream, strings.Join(of, ", ")))
 			}
 		}
 	}
