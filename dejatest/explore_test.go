@@ -306,3 +306,22 @@ func TestExplorationsFail(t *testing.T) {
 		t.Run(name, func(t *testing.T) { wantFailure(t, c.test, c.text) })
 	}
 }
+
+// As in an engine, an hour's outage has nothing time out that the backlog answers.
+func TestExploreFiresNothingThatTheBacklogAnswers(t *testing.T) {
+	world := func(tb *recorder) { twoRemittances(tb, remit.Variant{}).Explore(conserved) }
+	usually := repeated(t, "usual", world)
+	m := regexp.MustCompile(`(?m)^ *(\d+) ledger\.journal/\d to bank: carries reply posting\.post to remittance/r3$`).FindStringSubmatch(usually.logged[0])
+	if m == nil {
+		t.Fatalf("the reply is not carried: %s", usually.logged)
+	}
+	late := repeated(t, "wait@"+m[1], world)
+	if late.Failed() {
+		t.Fatal(late.failed)
+	}
+	story := late.logged[0]
+	passed, carried := strings.Index(story, "30m0s"), strings.Index(story, "carries reply posting.post to remittance/r3")
+	if strings.Contains(story, `"time-out" of remittance/r3 fires`) || passed < 0 || passed > carried {
+		t.Fatalf("the reply is carried late, and the time-out must not fire for it:\n%s", story)
+	}
+}

@@ -37,7 +37,7 @@ type life struct {
 	carriers []*carrier
 	effects  []*effect
 
-	mark  []time.Time      // up to which time all was handled, of each partition
+	marks []watermark      // of each partition
 	fired map[deja.ID]bool // the timers whose messages were delivered
 }
 
@@ -46,7 +46,7 @@ func start(ctx context.Context, m *member, d *disk, kept *memory.Store, log driv
 	l := &life{
 		member: m, disk: d, kept: kept, log: log, store: store,
 		workers: make([]*step.Worker, partitions), prepare: step.NewPreparer(m.m, partitions),
-		mark: make([]time.Time, partitions), fired: map[deja.ID]bool{},
+		marks: make([]watermark, partitions), fired: map[deja.ID]bool{},
 	}
 	nonces := counter()
 	for p := range l.workers {

@@ -13,36 +13,48 @@ import (
 // forever is after every time that a timer may be due at.
 var forever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 
-// watch moves a partition's watermark on, as the engine's wheel does: to now if all that other services' journals have for
-// the service is carried and all in the inbox is handled; else it is the time of the last decision.
+// watermark is the time up to which a partition has handled all that there was to handle, as the engine's wheel knows it.
+type watermark struct {
+	at    time.Time
+	asked time.Time          // when the ends below were asked for; zero if they are reached
+	heard map[*carrier]int64 // the ends of the journals that answers come from; those that are carried are gone
+	end   int64              // of the inbox, once all of these are carried; -1 before
+}
+
+// watch moves a partition's watermark on: first what was in the journals at some time must have been carried into the inbox,
+// then what is in the inbox be handled; then that time is the watermark.
 func (l *life) watch(partition int32) error {
-	at := l.workers[partition].Progress().Time
-	if !l.waiting(partition) && l.disk.now.After(l.mark[partition]) {
-		unheard, err := l.unheard()
+	m := &l.marks[partition]
+	if m.asked.IsZero() {
+		if !l.disk.now.After(m.at) {
+			return nil
+		}
+		m.asked, m.heard, m.end = l.disk.now, map[*carrier]int64{}, -1
+		for _, c := range l.carriers {
+			if c.route.To == l.name() {
+				m.heard[c] = l.disk.end(c.from.Topic, c.from.Partition)
+			}
+		}
+	}
+	for c, end := range m.heard {
+		behind, err := l.behind(c)
 		if err != nil {
 			return err
 		}
-		if !unheard {
-			at = l.disk.now
+		if !behind || c.found > end {
+			delete(m.heard, c)
 		}
 	}
-	if at.After(l.mark[partition]) {
-		l.mark[partition] = at
+	if len(m.heard) > 0 {
+		return nil
+	}
+	if m.end < 0 {
+		m.end = l.end(partition)
+	}
+	if l.workers[partition].Position().Offset >= m.end {
+		m.at, m.asked = m.asked, time.Time{}
 	}
 	return nil
-}
-
-// unheard reports whether other services' journals have something that is not carried yet.
-func (l *life) unheard() (bool, error) {
-	for _, c := range l.carriers {
-		if c.route.From == l.name() {
-			continue
-		}
-		if behind, err := l.behind(c); behind || err != nil {
-			return behind, err
-		}
-	}
-	return false, nil
 }
 
 // pending calls fn with the timers of a partition, earliest streams first, until it returns false.
@@ -68,7 +80,7 @@ func (l *life) pending(partition int32, fn func(*deja.Timer) bool) error {
 // due returns a timer of a partition that is to fire now; nil if there is none.
 func (l *life) due(partition int32) (t *deja.Timer, err error) {
 	err = l.pending(partition, func(p *deja.Timer) bool {
-		if !l.fired[p.Command.ID] && !p.Due.After(l.mark[partition]) {
+		if !l.fired[p.Command.ID] && !p.Due.After(l.marks[partition].at) {
 			t = p
 		}
 		return t == nil
