@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -52,6 +53,9 @@ func clock() *deja.Service {
 			return nil
 		}),
 		deja.Handle(func(_ alarm, d *deja.Decision, c ring) error {
+			if c.Bell == "broken" {
+				return errors.New("the bell is broken")
+			}
 			d.Record(rang(c))
 			return nil
 		}),
@@ -238,6 +242,26 @@ func TestATimerThatIsCancelledWhileItFiresDoesNothing(t *testing.T) {
 		t.Errorf("they rang %d and %d times, want never and once", w.rang(n, "one"), w.rang(n, "two"))
 	}
 	wantOutcomes(t, w.log, "clock", deja.KindTimer, "ignored deja.not-pending", "ignored deja.not-pending", "applied")
+}
+
+// Its message waits for an operator, and more of it would only fill the inbox.
+func TestATimerWhoseHandlerFailsFiresOnce(t *testing.T) {
+	t.Parallel()
+	w := newTower(t)
+	w.run()
+	w.send(set{"broken", 10 * time.Millisecond})
+	end := func() int64 {
+		_, end, err := w.log.Bounds(t.Context(), wire.Inbox("clock"), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return end
+	}
+	until(t, "the bell has failed", func() bool { return end() > 1 })
+	time.Sleep(time.Second) // the wheel turns ten times
+	if got := end(); got != 2 {
+		t.Errorf("the inbox has %d messages, want the one that set the bell and one that rings it", got)
+	}
 }
 
 // A partition that never catches up still has a watermark.

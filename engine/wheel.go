@@ -83,26 +83,32 @@ func (wh *wheel) turn(ctx context.Context) error {
 		return err
 	}
 	handled, released := wh.w.Progress().Position, wh.w.Released()
-	for id, behind := range wh.fired {
-		if behind <= handled {
-			delete(wh.fired, id)
-		}
-	}
+	pending := map[deja.ID]bool{}
 	var after driver.State
 	for {
 		rows, err := wh.p.e.store.Due(ctx, wh.p.number, wh.mark, after, batchSize)
-		if err != nil || len(rows) == 0 {
+		if err != nil {
 			return err
 		}
-		if err := wh.fire(ctx, rows, released); err != nil {
+		if len(rows) == 0 {
+			break
+		}
+		if err := wh.fire(ctx, rows, released, pending); err != nil {
 			return err
 		}
 		after = rows[len(rows)-1]
 	}
+	for id, behind := range wh.fired {
+		if behind <= handled && !pending[id] { // else its message is parked, and comes once all the same
+			delete(wh.fired, id)
+		}
+	}
+	return nil
 }
 
-// fire appends the messages of the timers in rows that are due. A row whose last decision is not logged yet waits.
-func (wh *wheel) fire(ctx context.Context, rows []driver.State, released int64) error {
+// fire appends the messages of the timers in rows that are due, and notes in pending those that it has fired already. A row
+// whose last decision is not logged yet waits.
+func (wh *wheel) fire(ctx context.Context, rows []driver.State, released int64, pending map[deja.ID]bool) error {
 	e := wh.p.e
 	ps, err := e.partitions(ctx)
 	if err != nil {
@@ -115,12 +121,13 @@ func (wh *wheel) fire(ctx context.Context, rows []driver.State, released int64) 
 		if err != nil {
 			return err
 		}
-		if row.N > released {
-			continue
-		}
 		for i := range open.Timers {
 			t := &open.Timers[i]
-			if _, fired := wh.fired[t.Command.ID]; fired || t.Due.After(wh.mark) {
+			if _, fired := wh.fired[t.Command.ID]; fired {
+				pending[t.Command.ID] = true
+				continue
+			}
+			if row.N > released || t.Due.After(wh.mark) {
 				continue
 			}
 			m := route.Fired(t)
