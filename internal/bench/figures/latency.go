@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/internal/wire"
 )
@@ -19,20 +20,29 @@ const (
 	measured = 20 * time.Second
 )
 
-// watch reads the journal at its end, and notes when each message's decision was read there.
+// watch reads a service's journal at its end, and notes when each message's decision was read there.
 type watch struct {
+	service string
+	log     driver.Log
+
 	mu   sync.Mutex
 	seen map[deja.ID]time.Time
 	last [partitions]time.Time // when the partition's newest record was read
 	gaps [partitions]time.Duration
 }
 
+func newWatch(service string, log driver.Log) *watch {
+	w := &watch{service: service, log: log, seen: map[deja.ID]time.Time{}}
+	w.reset()
+	return w
+}
+
 // follow reads all partitions until ctx ends.
-func (w *watch) follow(ctx context.Context, s *stage) error {
+func (w *watch) follow(ctx context.Context) error {
 	var all sync.WaitGroup
 	errs := make(chan error, partitions)
 	for p := range int32(partitions) {
-		all.Go(func() { errs <- w.partition(ctx, s, p) })
+		all.Go(func() { errs <- w.partition(ctx, p) })
 	}
 	all.Wait()
 	var err error
@@ -44,11 +54,11 @@ func (w *watch) follow(ctx context.Context, s *stage) error {
 	return err
 }
 
-func (w *watch) partition(ctx context.Context, s *stage, p int32) error {
-	at := deja.Position{Topic: wire.Journal(name), Partition: p}
-	dec := wire.NewDecoder(name)
+func (w *watch) partition(ctx context.Context, p int32) error {
+	at := deja.Position{Topic: wire.Journal(w.service), Partition: p}
+	dec := wire.NewDecoder(w.service)
 	for {
-		recs, err := s.log.Fetch(ctx, at, 1000)
+		recs, err := w.log.Fetch(ctx, at, 1000)
 		if err != nil {
 			return err
 		}
@@ -129,15 +139,14 @@ func (sd *sender) run(ctx context.Context, s *stage) error {
 
 // load runs a steady load on workers while fn runs, and checks in the end that nothing was lost or doubled.
 func (s *stage) load(ctx context.Context, fn func(w *watch) error) (*sender, *watch, error) {
-	w := &watch{seen: map[deja.ID]time.Time{}}
-	w.reset()
+	w := newWatch(name, s.log)
 	sd := &sender{sent: map[deja.ID]time.Time{}}
 	watching, stopWatch := context.WithCancel(ctx)
 	defer stopWatch()
 	sending, stopSend := context.WithCancel(ctx)
 	defer stopSend()
 	watched, sent := make(chan error, 1), make(chan error, 1)
-	go func() { watched <- w.follow(watching, s) }()
+	go func() { watched <- w.follow(watching) }()
 	go func() { sent <- sd.run(sending, s) }()
 	err := fn(w)
 	stopSend()

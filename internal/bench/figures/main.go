@@ -55,6 +55,7 @@ var parts = []part{
 	{"latency", "from sent to read in the journal, at 1,000 messages/s", latency},
 	{"takeover", "how long partitions stand still when their process is killed, or stops", takeovers},
 	{"transfers", "money moved between two services on Kafka, each with its Postgres database, by sagas, and one receipt each", transfers},
+	{"bereft", "how long partitions of these services stand still when a process of theirs is killed, and whether a transfer is stuck", bereavements},
 	{"rebuild", "a lost store folded again from the journal", rebuild},
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/engine"
+	"github.com/dejalog/deja/internal/remit"
 	"github.com/dejalog/deja/internal/wire"
 	"github.com/dejalog/deja/kafka"
 	"github.com/dejalog/deja/postgres"
@@ -205,13 +206,18 @@ const workerCommand = "worker"
 
 // job says what a worker does; it is passed on as JSON.
 type job struct {
+	Service                  string // one of those that move money; else the one of all other parts
 	Kafka, Run, DSN, Profile string
 	Projection               bool
 }
 
 // start starts a worker.
 func (s *stage) start(ctx context.Context, projection bool, profile string) (*process, error) {
-	arg, err := json.Marshal(job{s.b.set.kafka, s.run, s.dsn(), profile, projection})
+	return start(ctx, job{Kafka: s.b.set.kafka, Run: s.run, DSN: s.dsn(), Profile: profile, Projection: projection})
+}
+
+func start(ctx context.Context, j job) (*process, error) {
+	arg, err := json.Marshal(j)
 	if err != nil {
 		return nil, err
 	}
@@ -293,10 +299,12 @@ func work(arg string) error {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	eng, err := engine.New(engine.Config{
-		Service: service(j.Projection), Log: log, Store: db.Store(),
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
+	cfg := engine.Config{Service: service(j.Projection)}
+	if j.Service != "" {
+		cfg = pairConfig(j.Service, func(_ context.Context, key deja.ID, _ remit.Mail) (string, error) { return key.String(), nil })
+	}
+	cfg.Log, cfg.Store, cfg.Logger = log, db.Store(), slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	eng, err := engine.New(cfg)
 	if err != nil {
 		return err
 	}

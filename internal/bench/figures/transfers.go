@@ -53,53 +53,67 @@ func transfers(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// pair is the two services in this process, on a log that they share.
+// pair is the two services, on a log that they share.
 type pair struct {
 	b            *bench
+	run          string
 	log          *kafka.Log
 	bank, ledger *engine.Engine
+	dsns         map[string]string       // by service
 	stores       map[string]driver.Store // by service
 	receipts     atomic.Int64
 	stop         func() error
 }
 
-// pair starts the two services on fresh topics, each with a fresh database.
-func (b *bench) pair(ctx context.Context) (p *pair, err error) {
-	run := "b" + runID()
-	p = &pair{b: b, stores: map[string]driver.Store{}}
-	if p.log, err = openLog(ctx, b.set.kafka, run); err != nil {
+// newPair makes fresh topics for the two services, and a fresh database for each. They do not run yet.
+func (b *bench) newPair(ctx context.Context) (p *pair, err error) {
+	p = &pair{b: b, run: "b" + runID(), dsns: map[string]string{}, stores: map[string]driver.Store{}}
+	if p.log, err = openLog(ctx, b.set.kafka, p.run); err != nil {
 		return nil, err
 	}
-	bank, ledger := remit.Services(remit.Variant{})
-	for _, svc := range []string{bank.Name, ledger.Name} {
+	for _, svc := range []string{remit.Bank, remit.Ledger} {
 		err := p.log.CreateTopics(ctx,
 			kafka.TopicConfig{Name: wire.Inbox(svc), Partitions: partitions, Replication: 1},
 			kafka.TopicConfig{Name: wire.Journal(svc), Partitions: partitions, Replication: 1})
 		if err != nil {
 			return nil, err
 		}
-		dsn, err := b.database(ctx, "deja_"+run+"_"+svc)
-		if err != nil {
+		if p.dsns[svc], err = b.database(ctx, "deja_"+p.run+"_"+svc); err != nil {
 			return nil, err
 		}
-		db, err := postgres.Open(ctx, dsn)
+		db, err := postgres.Open(ctx, p.dsns[svc])
 		if err != nil {
 			return nil, err
 		}
 		p.stores[svc] = db.Store()
 	}
-	quiet := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	mailer := remit.Mailer(func(_ context.Context, key deja.ID, _ remit.Mail) (string, error) {
+	if p.ledger, err = p.engine(remit.Ledger); err == nil {
+		p.bank, err = p.engine(remit.Bank)
+	}
+	return p, err
+}
+
+func (p *pair) engine(name string) (*engine.Engine, error) {
+	cfg := pairConfig(name, func(_ context.Context, key deja.ID, _ remit.Mail) (string, error) {
 		p.receipts.Add(1)
 		return key.String(), nil
 	})
-	p.ledger, err = engine.New(engine.Config{Service: ledger, Log: p.log, Store: p.stores[ledger.Name], Logger: quiet})
-	if err != nil {
-		return nil, err
+	cfg.Log, cfg.Store, cfg.Logger = p.log, p.stores[name], slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return engine.New(cfg)
+}
+
+// pairConfig returns how one of the two services is run, but for its log and store.
+func pairConfig(name string, send func(context.Context, deja.ID, remit.Mail) (string, error)) engine.Config {
+	bank, ledger := remit.Services(remit.Variant{})
+	if name == remit.Ledger {
+		return engine.Config{Service: ledger}
 	}
-	p.bank, err = engine.New(engine.Config{
-		Service: bank, Log: p.log, Store: p.stores[bank.Name], Logger: quiet, Peers: remit.Peers(), Effects: []deja.Performer{mailer},
-	})
+	return engine.Config{Service: bank, Peers: remit.Peers(), Effects: []deja.Performer{remit.Mailer(send)}}
+}
+
+// pair starts the two services in this process.
+func (b *bench) pair(ctx context.Context) (*pair, error) {
+	p, err := b.newPair(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +197,11 @@ func (b *bench) transfers(ctx context.Context, profile string) error {
 	if err := p.stop(); err != nil {
 		return err
 	}
-	return p.check(ctx, n+alone)
+	done, err := p.check(ctx, n+alone)
+	if sent := p.receipts.Load(); err == nil && sent != done {
+		err = fmt.Errorf("%d transfers are done, and %d receipts were sent", done, sent)
+	}
+	return err
 }
 
 func (p *pair) fund(ctx context.Context) error {
@@ -289,6 +307,11 @@ func (p *pair) load(ctx context.Context, n int) error {
 			return err
 		}
 	}
+	return p.settle(ctx)
+}
+
+// settle waits until nothing is open any more.
+func (p *pair) settle(ctx context.Context) error {
 	for {
 		open, err := p.open(ctx)
 		if err != nil || !open {
@@ -323,15 +346,16 @@ func (p *pair) open(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// check compares the states with the oracle: every transfer has ended once, no money was made or lost.
-func (p *pair) check(ctx context.Context, n int) error {
-	var ends, done, money int64
+// check compares the states with the oracle: every transfer has ended once, no money was made or lost. It returns how many
+// are done.
+func (p *pair) check(ctx context.Context, n int) (done int64, err error) {
+	var ends, money int64
 	for svc, store := range p.stores {
 		var after deja.Stream
 		for {
 			rows, err := store.States(ctx, after, 5000)
 			if err != nil {
-				return err
+				return 0, err
 			}
 			if len(rows) == 0 {
 				break
@@ -343,7 +367,7 @@ func (p *pair) check(ctx context.Context, n int) error {
 					Phase           string
 				}
 				if err := json.Unmarshal(row.Data, &s); err != nil {
-					return fmt.Errorf("state of %s in %s: %w", row.Stream, svc, err)
+					return 0, fmt.Errorf("state of %s in %s: %w", row.Stream, svc, err)
 				}
 				switch row.Stream.Aggregate {
 				case "account":
@@ -361,15 +385,12 @@ func (p *pair) check(ctx context.Context, n int) error {
 		}
 	}
 	if want := payers*funds + 1; money != want {
-		return fmt.Errorf("there is %d of money, there was %d", money, want)
+		return 0, fmt.Errorf("there is %d of money, there was %d", money, want)
 	}
 	if ends != int64(n) {
-		return fmt.Errorf("%d transfers have %d ends", n, ends)
+		return 0, fmt.Errorf("%d transfers have %d ends", n, ends)
 	}
-	if sent := p.receipts.Load(); sent != done {
-		return fmt.Errorf("%d transfers are done, and %d receipts were sent", done, sent)
-	}
-	return nil
+	return done, nil
 }
 
 // cpuSeconds returns the CPU time that this process has used.
