@@ -18,13 +18,15 @@ import (
 )
 
 const (
-	maxPerforming = 4096                   // effects of one type that a partition has in memory; the rest stay in the store
-	firstRetry    = 100 * time.Millisecond // then twice as long each time
-	longestRetry  = time.Minute
-	tripAfter     = 5 // failures in a row after which a provider is left alone but for one try at a time
-	longestTrip   = 30 * time.Second
-	lookForRoom   = 250 * time.Millisecond
+	firstRetry   = 100 * time.Millisecond // then twice as long each time
+	longestRetry = time.Minute
+	tripAfter    = 5 // failures in a row after which a provider is left alone but for one try at a time
+	longestTrip  = 30 * time.Second
+	lookForRoom  = 250 * time.Millisecond
 )
+
+// maxPerforming is how many effects of one type a partition has in memory; the rest stay in the store. Tests have it smaller.
+var maxPerforming = 4096
 
 // performer performs the effects of one type in this process, for all partitions.
 type performer struct {
@@ -100,6 +102,13 @@ func (b *breaker) left(failed bool) int {
 	pause := min(firstRetry<<min(b.failures, 20), longestTrip)
 	b.until = time.Now().Add(pause/2 + rand.N(pause/2))
 	return b.failures
+}
+
+// passed notes that no call was made.
+func (b *breaker) passed() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.probing = false
 }
 
 // An UnknownEffect is open, was perhaps performed, and must not be tried any more: the provider may have forgotten its key.
@@ -365,14 +374,10 @@ func (x *effects) send(ctx context.Context) {
 func (p *partition) outcome(ctx context.Context, pf *performer, e *wire.Effect) (route.Result, bool) {
 	name := "effect " + e.Type
 	for pause := firstRetry; ; pause = min(2*pause, longestRetry) {
-		call := pf.Do
-		if time.Since(e.Asked) > pf.Window() {
-			if !pf.Inquires() {
-				return route.Result{}, false
-			}
-			call = pf.Inquire
+		if _, ok := pf.call(e); !ok {
+			return route.Result{}, false
 		}
-		cmd, err := p.try(ctx, pf, e, call)
+		cmd, err := p.try(ctx, pf, e)
 		var refused *deja.Rejection
 		switch {
 		case err == nil:
@@ -381,7 +386,7 @@ func (p *partition) outcome(ctx context.Context, pf *performer, e *wire.Effect) 
 		case errors.As(err, &refused) && refused != nil:
 			p.e.faults.set(name, nil)
 			return route.Result{Rejection: refused}, true
-		case ctx.Err() != nil:
+		case ctx.Err() != nil || errors.Is(err, errTooLate):
 			return route.Result{}, false
 		}
 		if n := pf.breaker.left(true); n >= tripAfter {
@@ -394,8 +399,22 @@ func (p *partition) outcome(ctx context.Context, pf *performer, e *wire.Effect) 
 	}
 }
 
-// try calls a provider once, when there is room for it.
-func (p *partition) try(ctx context.Context, pf *performer, e *wire.Effect, call func(context.Context, deja.Codec, deja.ID, []byte) (deja.Command, error)) (deja.Command, error) {
+// call returns what the provider may be called for now, as the window of its key is open or not; false if for nothing.
+func (pf *performer) call(e *wire.Effect) (func(context.Context, deja.Codec, deja.ID, []byte) (deja.Command, error), bool) {
+	switch {
+	case time.Since(e.Asked) <= pf.Window():
+		return pf.Do, true
+	case pf.Inquires():
+		return pf.Inquire, true
+	}
+	return nil, false
+}
+
+// errTooLate is returned by try if it had to wait for so long that the provider may have forgotten the key.
+var errTooLate = errors.New("the window has passed")
+
+// try calls a provider once, when there is room for it. What for is only said then: the wait may be long.
+func (p *partition) try(ctx context.Context, pf *performer, e *wire.Effect) (deja.Command, error) {
 	select {
 	case pf.slots <- struct{}{}:
 	case <-ctx.Done():
@@ -404,6 +423,11 @@ func (p *partition) try(ctx context.Context, pf *performer, e *wire.Effect, call
 	defer func() { <-pf.slots }()
 	if err := pf.breaker.enter(ctx); err != nil {
 		return nil, err
+	}
+	call, ok := pf.call(e)
+	if !ok {
+		pf.breaker.passed()
+		return nil, errTooLate
 	}
 	cmd, err := call(ctx, p.e.machine.Codec(), e.ID, e.Payload)
 	var refused *deja.Rejection

@@ -22,7 +22,10 @@ import (
 	"github.com/dejalog/deja/sqlite"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	engine.KeepFewEffects()
+	goleak.VerifyTestMain(m)
+}
 
 // A commit whose answer is an error may have happened. Whoever waits must be told what it did, and only that.
 func TestAnUnknownCommitIsSettledBeforeItIsTold(t *testing.T) {
