@@ -368,11 +368,15 @@ func TestAReactionBeginsWithTheBuildThatHasIt(t *testing.T) {
 		d.Record(heard{e.Size})
 		return nil
 	})
-	deploy := func(build *deja.Service) {
+	carried := func() {
 		t.Helper()
 		until(t, "the cursors are set", func() bool {
 			return carriedAll(t, w.log, [2]string{"desk.route.desk", "office.journal"}, [2]string{"desk.route.office", "desk.journal"})
 		})
+	}
+	deploy := func(build *deja.Service) {
+		t.Helper()
+		carried()
 		w.desk.end()
 		w.desk = w.run(build)
 	}
@@ -385,6 +389,14 @@ func TestAReactionBeginsWithTheBuildThatHasIt(t *testing.T) {
 	deploy(desk(nil, reacts))
 	told("b", "two")
 	w.hears("log", "", "two")
+	carried()
+	w.desk.end()
+	for p := range int32(2) {
+		if err := w.log.SetCursor(t.Context(), "desk.route.desk", "office.journal", p, 0); err != nil { // it is lost
+			t.Fatal(err)
+		}
+	}
+	w.desk = w.run(desk(nil, reacts))
 	deploy(desk(nil)) // rolled back
 	told("c", "three")
 	deploy(desk(nil, reacts)) // and forward

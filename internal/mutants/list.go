@@ -466,4 +466,128 @@ var list = []Mutant{
 		Run:     "^TestAnyOrderOfMessages$",
 		Edits:   []Edit{{"uniquename/name.go", `	n.Released[owner] = until // after`, `	// after`}},
 	},
+	{
+		Name:    "cursor-ahead-of-append",
+		Rule:    "A route's cursor is never ahead of what the inbox has acknowledged.",
+		Package: "./internal/remit",
+		Run:     "^TestCrashMatrixInMemory$",
+		Edits: []Edit{{"engine/carry.go", `	if len(out) > 0 {
+		if _, err := c.e.log.Append(`, `	c.at = at
+	if err := c.note(ctx, true); err != nil {
+		return err
+	}
+	if len(out) > 0 {
+		if _, err := c.e.log.Append(`}},
+	},
+	{
+		Name:    "react-id-per-carry",
+		Rule:    "What is carried twice has the same ID, and is handled once.",
+		Package: "./engine",
+		Run:     "^TestACursorThatIsLostMakesNothingHappenTwice$",
+		Edits:   []Edit{{"internal/route/route.go", `m.ID = r.Machine.Derive(s, ev.ID, "react")`, `m.ID = deja.NewID()`}},
+	},
+	{
+		Name:    "react-before-since",
+		Rule:    "A reaction that a deploy brings begins where the journal was then, even if it is carried again.",
+		Package: "./engine",
+		Run:     "^TestAReactionBeginsWithTheBuildThatHasIt$",
+		Edits: []Edit{{"internal/route/route.go", `	if rec.N <= r.Since {
+		return out, nil
+	}
+`, ``}},
+	},
+	{
+		Name:    "reply-of-parked",
+		Rule:    "A parked command has no outcome yet, and no reply.",
+		Package: "./engine",
+		Run:     "^TestAParkedCommandIsAnsweredWhenItIsSettled$",
+		Edits:   []Edit{{"internal/route/route.go", ` || rec.Decided.Status == deja.Parked {`, ` {`}},
+	},
+	{
+		Name:    "reply-of-forgotten",
+		Rule:    "The reply to a command that nobody hears of is not carried.",
+		Package: "./engine",
+		Run:     "^TestTheReplyOfAForgottenCommandIsNotCarried$",
+		Edits:   []Edit{{"internal/route/route.go", `	return saga == nil || saga.Hears(c.Type)`, `	return saga == nil || saga.Hears(c.Type) || c.Type != ""`}},
+	},
+	{
+		Name:    "timer-cancelled-still-fires",
+		Rule:    "A timer that was cancelled or set anew while it fired does nothing.",
+		Package: "./engine",
+		Run:     "^TestATimerThatIsCancelledWhileItFiresDoesNothing$",
+		Edits: []Edit{{"internal/wire/open.go", `		case i < 0:
+			return reason.Because("the timer was cancelled or superseded")`, `		case i < 0:
+			return nil`}},
+	},
+	{
+		Name:    "timer-early-is-lost",
+		Rule:    "A timer that fires before its time stays pending.",
+		Package: "./engine",
+		Run:     "^TestATimerThatFiresEarlyIsArmedAgain$",
+		Edits: []Edit{{"internal/wire/open.go", `			o.Timers[i].Command.ID = deja.DeriveID("deja/early", m.ID.String()) // its ID is taken
+`, ``}},
+	},
+	{
+		Name:    "time-out-before-the-backlog",
+		Rule:    "Nothing times out that a backlog answers, in the inbox or in a journal that is not carried yet.",
+		Package: "./engine",
+		Run:     "^TestAnOutageTimesNothingOutThatTheBacklogAnswers$",
+		Edits: []Edit{{"engine/wheel.go", `	if wh.asked.IsZero() {
+		if err`, `	if at := wh.w.Progress().Time; at.After(wh.mark) {
+		wh.mark = at
+	}
+	if wh.asked.IsZero() {
+		if err`}},
+	},
+	{
+		Name:    "effect-before-logged",
+		Rule:    "An effect is performed when the decision that asks for it is logged.",
+		Package: "./engine",
+		Run:     "^TestAnEffectWaitsUntilItsDecisionIsLogged$",
+		Edits: []Edit{
+			{"internal/step/recent.go", `	if n >= w.released {`, `	if n >= w.progress.N {`},
+			{"internal/step/recent.go", `int(w.released+1-`, `int(w.progress.N+1-`},
+		},
+	},
+	{
+		Name:    "effect-key-per-try",
+		Rule:    "All tries of an effect bear one key.",
+		Package: "./engine",
+		Run:     "^TestAnOpenEffectOutlivesProcessAndStore$",
+		Edits:   []Edit{{"engine/effect.go", `call(ctx, p.e.machine.Codec(), e.ID, e.Payload)`, `call(ctx, p.e.machine.Codec(), deja.NewID(), e.Payload)`}},
+	},
+	{
+		Name:    "effect-after-its-window",
+		Rule:    "A provider is not called with a key that it may have forgotten, however long the effect had to wait.",
+		Package: "./engine",
+		Run:     "^TestAnEffectIsNotTriedWhenItsTurnComesTooLate$",
+		Edits: []Edit{{"engine/effect.go", `	call, ok := pf.call(e)
+	if !ok {
+		pf.breaker.passed()`, `	call, ok := pf.Do, true
+	if !ok {
+		pf.breaker.passed()`}},
+	},
+	{
+		Name:    "effect-left-in-the-store",
+		Rule:    "Effects that memory has no room for are performed when it has.",
+		Package: "./engine",
+		Run:     "^TestMoreEffectsThanAPartitionKeepsAreAllPerformed$",
+		Edits: []Edit{{"engine/effect.go", `			delete(x.overflow, name)
+			if types == nil {`, `			delete(x.overflow, name)
+			continue
+			if types == nil {`}},
+	},
+	{
+		Name:    "result-closes-nothing",
+		Rule:    "An effect is open until its result was decided, and no longer.",
+		Package: "./engine",
+		Run:     "^TestNoMoreEffectsArePerformedAtATimeThanIsSaid$",
+		Edits: []Edit{{"internal/wire/open.go", `func(e Effect) bool { return e.ID == m.CausationID })
+	case deja.KindTimer:
+		i := slices.IndexFunc(o.Timers, func(t deja.Timer) bool { return t.Command.ID == m.ID })
+		if i < 0 {`, `func(e Effect) bool { return e.ID == m.ID })
+	case deja.KindTimer:
+		i := slices.IndexFunc(o.Timers, func(t deja.Timer) bool { return t.Command.ID == m.ID })
+		if i < 0 {`}},
+	},
 }
