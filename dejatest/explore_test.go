@@ -62,7 +62,7 @@ func TestExploreFindsNothingInASagaThatIsRight(t *testing.T) {
 	x := dejatest.Exploration{Invariant: conserved} // as Explore has it
 	want := 1200
 	if testing.Short() {
-		x.Runs, x.Random, want = 300, 50, 350
+		x.Runs, x.Random, want = 250, 50, 300
 	}
 	r := run(t, func(tb *recorder) { twoRemittances(tb, remit.Variant{}).ExploreWith(x) })
 	if r.Failed() {
@@ -79,8 +79,12 @@ func TestExploreFindsNothingInASagaThatIsRight(t *testing.T) {
 // The log keeps the order of what one stream sends to another, so a reversal cannot overtake the posting that it follows, and
 // bars nothing. It can where the posting comes by another way.
 func TestExploreTellsWhereACompensationMustBar(t *testing.T) {
+	x := dejatest.Exploration{Invariant: conserved, Runs: 300, Random: 50}
+	if testing.Short() {
+		x.Runs, x.Random = 80, 20
+	}
 	for _, v := range []remit.Variant{{NoBar: true}, {Desks: true}} {
-		twoRemittances(t, v).ExploreWith(dejatest.Exploration{Invariant: conserved, Runs: 300, Random: 50})
+		twoRemittances(t, v).ExploreWith(x)
 	}
 	wantFinding(t, func(tb *recorder) { twoRemittances(tb, remit.Variant{Desks: true, NoBar: true}).Explore(conserved) },
 		"there is money for 130, want 100", "has to wait", "posting.reversed", "posting.posted")
