@@ -52,8 +52,9 @@ func TestSchemaIsThatOfTheGoldenFiles(t *testing.T) {
 	messages := schema(t)
 	met := map[string]bool{}
 	for file, message := range map[string]string{
-		"message_full": "Message", "message_least": "Message",
-		"record_full": "Record", "record_least": "Record", "record_marker": "Record",
+		"message_full": "Message", "message_least": "Message", "message_sent": "Message",
+		"record_full": "Record", "record_least": "Record", "record_marker": "Record", "record_sent": "Record",
+		"open_full": "Open", "open_least": "Open",
 	} {
 		walk(t, messages, message, golden(t, file), met)
 	}

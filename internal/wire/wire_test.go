@@ -88,9 +88,25 @@ func fullRecord() *Record {
 	}
 }
 
+// sentMessage is a command that an instance of an aggregate sent.
+func sentMessage() *deja.Envelope {
+	m := fullMessage()
+	m.Sender = deja.Stream{Tenant: m.Stream.Tenant, Aggregate: "transfer", Key: "t1"}
+	return m
+}
+
+// sentRecord is the decision of such a command: it keeps the payload, which is part of the reply.
+func sentRecord() *Record {
+	r := fullRecord()
+	r.Cause = *sentMessage()
+	r.Cause.Position = deja.Position{Topic: "bank.inbox", Partition: 2, Offset: 41}
+	return r
+}
+
 func TestAMessageComesBackAsItWas(t *testing.T) {
 	for name, m := range map[string]*deja.Envelope{
 		"message_full": fullMessage(),
+		"message_sent": sentMessage(),
 		"message_least": {
 			ID: deja.DeriveID("t", "1"), Kind: deja.KindCommand, Type: "account.open", Source: "bank",
 			Stream: deja.Stream{Aggregate: "account", Key: "1"},
@@ -115,7 +131,7 @@ func TestARecordComesBackAsItWas(t *testing.T) {
 		Incarnation: driver.Incarnation{Number: 4, Nonce: [16]byte{9}},
 		Cause:       deja.Envelope{Position: deja.Position{Topic: "bank.inbox", Partition: 2}},
 	}
-	for name, r := range map[string]*Record{"record_full": fullRecord(), "record_least": least, "record_marker": marker} {
+	for name, r := range map[string]*Record{"record_full": fullRecord(), "record_sent": sentRecord(), "record_least": least, "record_marker": marker} {
 		data := AppendRecord(nil, r)
 		golden(t, name, data)
 		back, err := NewDecoder("bank").Record(2, data)
@@ -240,6 +256,8 @@ func TestLedgerKey(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(AppendRecord(nil, fullRecord()))
 	f.Add(AppendMessage(nil, fullMessage()))
+	f.Add(AppendRecord(nil, sentRecord()))
+	f.Add(AppendMessage(nil, sentMessage()))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d := NewDecoder("bank")
 		if m, err := d.Message(data); err == nil {
