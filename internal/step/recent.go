@@ -12,8 +12,8 @@ type recentDecisions struct {
 
 // What is kept at most; of what is kept, the oldest goes first.
 const (
-	maxRecent      = 20_000
-	maxRecentBytes = 8 << 20 // of their records; in memory they take a few times that
+	maxRecent      = 5000
+	maxRecentBytes = 2 << 20 // of their records; in memory they take a few times that
 )
 
 func (d *recentDecisions) add(b *Batch) {
