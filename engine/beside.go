@@ -77,6 +77,9 @@ func (p *partition) beside(ctx context.Context, w *step.Worker) {
 		all.Go(func() { p.carryFrom(ctx, from) })
 	}
 	all.Go(func() { p.wheel(ctx, w) })
+	if p.e.hasSagas() {
+		all.Go(func() { p.lookOut(ctx) })
+	}
 	if len(p.e.performers) > 0 {
 		all.Go(func() { p.perform(ctx, w) })
 	}

@@ -69,6 +69,7 @@ type Engine struct {
 	made   []*partition   // at first use, as the log says how many there are
 	member deja.ID        // of the present or last Run
 	limits map[string]int // of the inboxes that messages are sent to, by service
+	stands map[routeID]standing
 }
 
 // New checks a service and returns an engine for it, which does nothing before Run. The error joins all that is

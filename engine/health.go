@@ -22,6 +22,9 @@ type Health struct {
 	// Unknown are effects of which a person must say what became of them, as far as this process performs them: see
 	// [Engine.Resolve].
 	Unknown []UnknownEffect `json:"unknown,omitempty"`
+
+	Sagas  SagaHealth    `json:"sagas"`
+	Routes []RouteHealth `json:"routes,omitempty"` // those that lag
 }
 
 // OK reports whether nothing needs an operator.
@@ -31,7 +34,12 @@ func (h Health) OK() bool {
 			return false
 		}
 	}
-	return len(h.Faults) == 0 && len(h.Unknown) == 0
+	for i := range h.Routes {
+		if h.Routes[i].Stalled {
+			return false
+		}
+	}
+	return len(h.Faults) == 0 && len(h.Unknown) == 0 && h.Sagas.Stuck+h.Sagas.Late == 0
 }
 
 // PartitionHealth is how a partition stands.
@@ -161,6 +169,15 @@ func (e *Engine) Health(ctx context.Context) (Health, error) {
 		}
 		h.Partitions = append(h.Partitions, ph)
 		h.Unknown = append(h.Unknown, p.unknownEffects()...)
+		sagas, err := p.sagaHealth(ctx)
+		if err != nil {
+			return h, fmt.Errorf("what waits in partition %d: %w", p.number, err)
+		}
+		h.Sagas.add(sagas)
+	}
+	h.Sagas.cut()
+	if h.Routes, err = e.routeHealth(ctx, h.Partitions); err != nil {
+		return h, fmt.Errorf("routes: %w", err)
 	}
 	return h, nil
 }

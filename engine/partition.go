@@ -55,6 +55,7 @@ type partition struct {
 
 	fresh       chan struct{}             // closed at the next commit or release; nil while nobody waits
 	unknown     map[deja.ID]UnknownEffect // open effects that must not be tried any more, and of which nobody can tell what became of them
+	sagas       *SagaHealth               // what is known of those that wait; nil: nothing
 	haltedEpoch int64                     // of the lease under which it halted; 0 if there was none
 	taken       chan struct{}             // closed once the partition was taken over in this run, or is another's, or the run has ended
 }

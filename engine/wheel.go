@@ -164,7 +164,7 @@ func (wh *wheel) watch(ctx context.Context) error {
 			return err
 		}
 		if at < end && s.service != e.machine.Name() && time.Since(wh.asked) > uncounted {
-			if end, err = wh.counted(ctx, s, at, end); err != nil {
+			if end, err = e.counted(ctx, s, at, end); err != nil {
 				return err
 			}
 		}
@@ -195,12 +195,12 @@ const uncounted = 2 * time.Second
 
 // counted returns at where no decision lies between at, where a cursor is, and the end of a journal: a cursor is behind a
 // decision, and there may be copies and markers behind it.
-func (wh *wheel) counted(ctx context.Context, s source, at, end int64) (int64, error) {
-	mark, err := journal.MarkAt(ctx, wh.p.e.log, s.service, s.partition, at)
+func (e *Engine) counted(ctx context.Context, s source, at, end int64) (int64, error) {
+	mark, err := journal.MarkAt(ctx, e.log, s.service, s.partition, at)
 	if err != nil {
 		return 0, err
 	}
-	entries, err := journal.NewReader(wh.p.e.log, s.service, s.partition, mark).Next(ctx, end, 1)
+	entries, err := journal.NewReader(e.log, s.service, s.partition, mark).Next(ctx, end, 1)
 	if err != nil || len(entries) > 0 {
 		return end, err
 	}

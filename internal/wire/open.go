@@ -112,7 +112,7 @@ func (o Open) After(r *Record, saga *deja.Saga) Open {
 			o.Sent = append(o.Sent, Sent{c.ID, c.Type, c.Stream, r.Time})
 		}
 	}
-	if saga != nil && len(saga.Ends) > 0 {
+	if saga != nil && len(saga.Ends)+len(saga.Sticks) > 0 {
 		o.lived(r, saga)
 	}
 	return o
@@ -142,7 +142,7 @@ func (o *Open) closed(r *Record) {
 
 // lived moves the saga on by a decision's events.
 func (o *Open) lived(r *Record, saga *deja.Saga) {
-	if n := len(r.Decided.Events); n > 0 && r.Version == int64(n) {
+	if n := len(r.Decided.Events); n > 0 && r.Version == int64(n) && len(saga.Ends) > 0 {
 		o.Began = r.Time
 	}
 	for i := range r.Decided.Events {
