@@ -62,7 +62,7 @@ var mayImport = map[string][]string{
 	"engine":      {"", "driver", "internal/journal", "internal/place", "internal/request", "internal/route", "internal/step", "internal/wire"},
 	"replay":      {"", "driver", "internal/canon", "internal/journal", "internal/step", "internal/wire"},
 	"history":     {"", "driver", "replay", "internal/canon", "internal/cond", "internal/emit", "internal/journal", "internal/memory", "internal/place", "internal/relive", "internal/step", "internal/talk", "internal/trail", "internal/wire"},
-	"cli":         {"", "archive", "driver", "engine", "history", "kafka", "postgres", "replay", "sqlite", "internal/journal", "internal/step", "internal/talk", "internal/wire"},
+	"cli":         {"", "archive", "driver", "engine", "history", "kafka", "postgres", "replay", "sqlite", "internal/body", "internal/journal", "internal/step", "internal/talk", "internal/wire"},
 	"archive":     {"", "driver", "internal/journal", "internal/wire"},
 	"sqlite":      {"", "driver", "internal/filter"}, // backends know the interfaces alone, and never each other
 	"postgres":    {"", "driver", "internal/filter"},

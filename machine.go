@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dejalog/deja/internal/body"
 	"github.com/dejalog/deja/internal/canon"
 )
 
@@ -420,6 +421,36 @@ func CheckPayload(contentType string, payload []byte) error {
 	}
 	_, err := canon.Append(nil, payload)
 	return err
+}
+
+// Command returns a command that one of the service's aggregates handles, by its wire name, decoded from a payload as the
+// service's codec writes it. Without a payload it is the zero command, if the codec reads {} or nothing as that.
+func (m *Machine) Command(wire string, payload []byte) (c Command, err error) {
+	aggregate, err := aggregateOf(wire)
+	if err != nil {
+		return nil, err
+	}
+	t, ok := m.tables[aggregate]
+	if !ok {
+		return nil, fmt.Errorf("command %s: service %s has no aggregate %q", wire, m.name, aggregate)
+	}
+	r, ok := t.rows[rowKey{rowHandle, wire}]
+	if !ok {
+		return nil, fmt.Errorf("command %s: aggregate %s has no Handle row for it", wire, aggregate)
+	}
+	defer recovered(&err)
+	if len(payload) == 0 && m.codec.ContentType() == body.JSON {
+		payload = []byte("{}")
+	}
+	msg, err := r.decode(m.codec, payload)
+	if err != nil {
+		return nil, fmt.Errorf("command %s: %w", wire, err)
+	}
+	c, ok = msg.(Command)
+	if !ok {
+		return nil, fmt.Errorf("command %s: it is decoded as a %T, which is no command", wire, msg)
+	}
+	return c, nil
 }
 
 // Name returns the service's name.

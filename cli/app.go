@@ -34,7 +34,7 @@ type App struct {
 	// Classes names fields of commands and events by what they are, for redaction: "personal": {"account.enter.operation"}.
 	Classes map[string][]string
 	Peers   map[string]string                    // which services own the aggregates of others that this one talks to, as in engine.Config
-	Effects func(*Env) ([]deja.Performer, error) // makes the performers of its effects, when it is to run; nil: there are none
+	Effects func(*Env) ([]deja.Performer, error) // makes the performers of its effects, when it is to run or to tell of effects; nil: there are none
 	Repair  history.Corrective                   // which commands correct a state; nil: there are none
 }
 
@@ -128,7 +128,7 @@ func (e *Env) root() *cobra.Command {
 	)
 	e.addGroup(root, "past", "Its past:", e.replayCommand(), e.snapshotCommand(), e.verifyCommand(), e.archiveCommand())
 	e.addGroup(root, "run", "Run it:", e.runCommand(), e.topicsCommand(), e.lagCommand(), e.leasesCommand(), e.unloggedCommand())
-	e.addGroup(root, "keep", "Keep it:", e.parkedCommand(), e.rebuildCommand(), e.adoptCommand(), e.versionCommand())
+	e.addGroup(root, "keep", "Keep it:", e.parkedCommand(), e.sagasCommand(), e.effectsCommand(), e.rebuildCommand(), e.adoptCommand(), e.versionCommand())
 	root.AddCommand(e.workerCommand())
 	return root
 }

@@ -345,11 +345,17 @@ func (e *Env) Run(ctx context.Context, db *Database, fn func(context.Context, *e
 	return e.run(ctx, e.config(db), fn)
 }
 
+// performers returns who performs the service's effects.
+func (e *Env) performers() ([]deja.Performer, error) {
+	if e.app.Effects == nil {
+		return nil, nil
+	}
+	return e.app.Effects(e)
+}
+
 func (e *Env) run(ctx context.Context, cfg engine.Config, fn func(context.Context, *engine.Engine) error) (err error) {
-	if e.app.Effects != nil {
-		if cfg.Effects, err = e.app.Effects(e); err != nil {
-			return err
-		}
+	if cfg.Effects, err = e.performers(); err != nil {
+		return err
 	}
 	eng, err := engine.New(cfg)
 	if err != nil {

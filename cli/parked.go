@@ -108,21 +108,41 @@ func eachParked(ctx context.Context, db *Database, fn func(driver.Parked) error)
 	return nil
 }
 
-func (e *Env) actCommand(name, short string, act func(*engine.Engine, context.Context, engine.Act) error) *cobra.Command {
-	var reason string
+// act is an operator's act on a parked message.
+type act func(*engine.Engine, context.Context, engine.Act) error
+
+// byHand says who does something by hand, and why, for the record.
+type byHand struct{ actor, reason string }
+
+func (b *byHand) addFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&b.actor, "actor", "", "`WHO` does it, for the record (else $USER)")
+	cmd.Flags().StringVar(&b.reason, "reason", "", "`WHY`, for the record")
+}
+
+// check completes the flags.
+func (b *byHand) check(e *Env) error {
+	if b.reason == "" {
+		return Usagef("--reason is missing: why, for the record")
+	}
+	b.actor = cmp.Or(b.actor, e.actor())
+	return nil
+}
+
+func (e *Env) actCommand(name, short string, act act) *cobra.Command {
+	var by byHand
 	cmd := &cobra.Command{
 		Use:     name + " ID|PREFIX",
 		Short:   short,
 		Example: e.examples("parked " + name + " 0190163d --reason 'fixed in the new build'"),
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if reason == "" {
-				return Usagef("--reason is missing: why, for the record")
+			if err := by.check(e); err != nil {
+				return err
 			}
-			return e.act(cmd.Context(), args[0], reason, act)
+			return e.act(cmd.Context(), args[0], by, act)
 		},
 	}
-	cmd.Flags().StringVar(&reason, "reason", "", "`WHY`, for the record")
+	by.addFlags(cmd)
 	return cmd
 }
 
@@ -134,7 +154,7 @@ type actAnswer struct {
 	Parked int64   `json:"parked"` // messages of the key that still wait
 }
 
-func (e *Env) act(ctx context.Context, id, reason string, act func(*engine.Engine, context.Context, engine.Act) error) (err error) {
+func (e *Env) act(ctx context.Context, id string, by byHand, act act) (err error) {
 	at, err := e.locator("argument", id)
 	if err != nil {
 		return err
@@ -151,14 +171,19 @@ func (e *Env) act(ctx context.Context, id, reason string, act func(*engine.Engin
 	if err != nil {
 		return err
 	}
-	err = e.meanwhile(ctx, db, func(ctx context.Context, eng *engine.Engine) error {
-		return act(eng, ctx, engine.Act{Stream: d.Cause.Stream, Message: d.Cause.ID, Reason: reason, Actor: e.actor()})
+	return e.actOn(ctx, db, &d.Cause, by, act)
+}
+
+// actOn acts on a parked message.
+func (e *Env) actOn(ctx context.Context, db *Database, m *deja.Envelope, by byHand, act act) error {
+	err := e.meanwhile(ctx, db, func(ctx context.Context, eng *engine.Engine) error {
+		return act(eng, ctx, engine.Act{Stream: m.Stream, Message: m.ID, Reason: by.reason, Actor: by.actor})
 	})
 	rejection, refused := errors.AsType[*deja.Rejection](err)
 	if err != nil && !refused {
 		return err
 	}
-	if err := e.printAct(ctx, db, at.String(), &d.Cause); err != nil {
+	if err := e.printAct(ctx, db, m.ID.String(), m); err != nil {
 		return err
 	}
 	if refused {

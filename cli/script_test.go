@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -27,7 +28,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"shop": func() { os.Exit(shop()) }})
+	testscript.Main(m, map[string]func(){
+		"shop": func() { os.Exit(shop()) }, "bank": func() { os.Exit(bank()) }, "ledger": func() { os.Exit(ledgers()) },
+	})
 }
 
 // TestScripts runs the scripts in testdata against a shop: internal/till with the commands of every service.
@@ -43,6 +46,7 @@ func TestScripts(t *testing.T) {
 			"exec-sql": execSQL,
 			"share":    share,
 			"until":    until,
+			"resolve":  resolve,
 		},
 	})
 }
@@ -225,4 +229,12 @@ func truncate(ts *testscript.TestScript, _ bool, args []string) {
 	info, err := os.Stat(ts.MkAbs(args[0]))
 	ts.Check(err)
 	ts.Check(os.Truncate(ts.MkAbs(args[0]), info.Size()/2/4096*4096))
+}
+
+// resolve says what became of the only open effect of a key.
+func resolve(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(ts.Exec("bank", "effects", "list", "--json"))
+	var open struct{ ID string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &open))
+	ts.Check(ts.Exec("bank", append([]string{"effects", "resolve", args[0], open.ID}, args[1:]...)...))
 }

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/replay"
 )
 
@@ -50,12 +52,21 @@ type State struct {
 	Position deja.Position   `json:"position"`
 	State    json.RawMessage `json:"state"`
 	Hash     replay.Hash     `json:"hash"`
+	Waits    []engine.Wait   `json:"waits,omitempty"` // what the key waits for
 	Note     string          `json:"note,omitempty"`
 }
 
 // StateOf returns the answer of a state.
 func StateOf(k replay.KeyState) State {
 	return State{Key: k.Stream.String(), Version: k.Version, Position: k.Position, State: k.State, Hash: k.Hash}
+}
+
+// answerState returns the answer of a state, with what its key waits for.
+func (e *Env) answerState(k replay.KeyState) (State, error) {
+	a := StateOf(k)
+	s, err := engine.SagaOf(e.machine, driver.State{Stream: k.Stream, Version: k.Version, Open: k.Open}, nil, time.Time{})
+	a.Waits = s.Waits
+	return a, err
 }
 
 func (e *Env) state(ctx context.Context, text string, at *moment) (err error) {
@@ -92,7 +103,10 @@ func (e *Env) state(ctx context.Context, text string, at *moment) (err error) {
 	if k.Version == 0 {
 		e.adviseEmpty(at, stream)
 	}
-	a := StateOf(k)
+	a, err := e.answerState(k)
+	if err != nil {
+		return err
+	}
 	a.Note = strings.Join(notes, "; ")
 	return e.printState(a)
 }
@@ -120,6 +134,9 @@ func (e *Env) keyAt(ctx context.Context, db *Database, s deja.Stream, at *moment
 		return k, nil, err
 	}
 	k = replay.KeyState{Stream: s, Version: from.Version, Position: from.Position, State: doc}
+	if k.Open, err = h.Open(ctx, p); err != nil {
+		return k, nil, err
+	}
 	k.Hash, err = replay.HashState(e.machine, s, k.Version, doc)
 	return k, from.Notes, err
 }
@@ -173,7 +190,11 @@ func (e *Env) storedState(ctx context.Context, db *Database, s deja.Stream) erro
 			return err
 		}
 	}
-	return e.printState(StateOf(k))
+	a, err := e.answerState(k)
+	if err != nil {
+		return err
+	}
+	return e.printState(a)
 }
 
 // states answers for all keys that begin with a prefix, as the aggregate's name does.
@@ -183,7 +204,11 @@ func (e *Env) states(ctx context.Context, db *Database, prefix string, at *momen
 	show := func(k replay.KeyState) error {
 		found++
 		if e.json {
-			return e.Answer(StateOf(k))
+			a, err := e.answerState(k)
+			if err != nil {
+				return err
+			}
+			return e.Answer(a)
 		}
 		_, err := fmt.Fprintf(e.Stdout, "%-20s  %7d  %-22s  %s\n", k.Stream, k.Version, k.Position, k.State)
 		return err
@@ -225,8 +250,11 @@ func (e *Env) printState(a State) error {
 	if a.Version > 0 {
 		at = fmt.Sprintf("version %d at %s", a.Version, a.Position)
 	}
-	_, err := fmt.Fprintf(e.Stdout, "%s  %s\n%s\nhash %s\n", e.paint(bold, a.Key), at, indented(a.State), a.Hash)
-	return err
+	fmt.Fprintf(e.Stdout, "%s  %s\n%s\nhash %s\n", e.paint(bold, a.Key), at, indented(a.State), a.Hash)
+	for _, w := range a.Waits {
+		fmt.Fprintf(e.Stdout, "waits for %s\n", waitText(w))
+	}
+	return nil
 }
 
 // adviseEmpty says why a state of the past may be empty.

@@ -12,17 +12,17 @@ import (
 	"github.com/dejalog/deja/internal/wire"
 )
 
-// A Saga is an instance that waits for something, or should: what it waits for, and whether a person should look at it.
+// A Saga tells how an instance stands: what it waits for, and whether a person should look at it.
 type Saga struct {
 	Stream  deja.Stream `json:"-"`
 	Key     string      `json:"key"`             // Stream, as text
 	Version int64       `json:"version"`         // of its state
-	State   string      `json:"state"`           // "stuck": it says so itself; "late": it takes longer than is stated; "open"; or "waiting": it has ended, or has no end, and something is open
+	State   string      `json:"state"`           // "stuck": it says so itself; "late": it takes longer than is stated; "open"; "ended"; or "waiting": it has no end, or has not begun
 	Event   string      `json:"event,omitempty"` // with which it said that it is stuck
 	Began   time.Time   `json:"began,omitzero"`  // of one that has not ended
 	Since   time.Time   `json:"since,omitzero"`  // when it became stuck or late
 	Parked  int64       `json:"parked,omitempty"`
-	Waits   []Wait      `json:"waits"` // what for; empty: nothing will move it by itself
+	Waits   []Wait      `json:"waits"` // what for
 }
 
 // The states of a [Saga].
@@ -30,6 +30,7 @@ const (
 	SagaStuck   = "stuck"
 	SagaLate    = "late"
 	SagaOpen    = "open"
+	SagaEnded   = "ended"
 	SagaWaiting = "waiting"
 )
 
@@ -74,6 +75,8 @@ func SagaOf(m *deja.Machine, row driver.State, performers []deja.Performer, now 
 		s.State, s.Since = SagaLate, open.Began.Add(rules.Within)
 	case !open.Began.IsZero():
 		s.State = SagaOpen
+	case rules != nil && len(rules.Ends) > 0 && row.Version > 0:
+		s.State = SagaEnded
 	}
 	for _, c := range open.Sent {
 		s.Waits = append(s.Waits, Wait{For: WaitReply, ID: c.ID, Type: c.Type, To: c.Stream.String(), Since: c.Time})

@@ -28,6 +28,7 @@ type KeyState struct {
 	State    []byte        // JSON
 	Hash     Hash
 	Parked   int64
+	Open     []byte // what it waits for, as [driver.State] has it
 }
 
 // A Past is a service folded up to a moment, in memory.
@@ -190,7 +191,7 @@ func (p *Past) keyState(s deja.Stream, f *foldedState) (KeyState, error) {
 	if err != nil {
 		return KeyState{}, fmt.Errorf("encode state of %s: %w", s, err)
 	}
-	k := KeyState{Stream: s, Version: f.state.Version, Position: f.position, State: data, Parked: f.parked}
+	k := KeyState{Stream: s, Version: f.state.Version, Position: f.position, State: data, Parked: f.parked, Open: f.open.Append(nil)}
 	k.Hash, err = HashState(p.machine, s, k.Version, data)
 	return k, err
 }
@@ -225,7 +226,7 @@ func (p *Past) Hash() (Hash, error) {
 
 // StoredState returns the present state of a stream as a store has it.
 func (s *Source) StoredState(row driver.State) (KeyState, error) {
-	k := KeyState{Stream: row.Stream, Version: row.Version, State: row.Data, Parked: row.Parked}
+	k := KeyState{Stream: row.Stream, Version: row.Version, State: row.Data, Parked: row.Parked, Open: row.Open}
 	if row.Version > 0 {
 		k.Position = deja.Position{Topic: wire.Inbox(s.machine.Name()), Partition: row.Partition, Offset: row.Position}
 	} else {
