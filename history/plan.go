@@ -384,6 +384,7 @@ func (p *plan) edit(ctx context.Context) error {
 			d.at, d.sub, d.edit, d.own, d.rec.Time, d.time = e.place.Offset, sub, e, true, t, e.after(t)
 			p.gone(e)
 		case Duplicate:
+			d.own = true // it must be known when it comes again
 			again := *d
 			again.step, again.edit, again.own, again.sub = nil, e, true, sub
 			part.todo = append(part.todo, &again)
