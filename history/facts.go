@@ -11,6 +11,7 @@ import (
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/relive"
+	"github.com/dejalog/deja/internal/wire"
 )
 
 // facts are recorded events on their way onto other states.
@@ -18,6 +19,7 @@ type facts struct {
 	*lifetime
 	states  map[deja.Stream]*deja.State
 	parked  map[deja.Stream]int64
+	open    map[deja.Stream]wire.Open // of the streams of which it matters
 	known   map[deja.ID]driver.Entry // of the IDs that edited messages have
 	records map[deja.ID]driver.Record
 }
@@ -28,7 +30,7 @@ func (l *lifetime) keep(ctx context.Context) error {
 		return err
 	}
 	f := facts{
-		lifetime: l, states: map[deja.Stream]*deja.State{}, parked: map[deja.Stream]int64{},
+		lifetime: l, states: map[deja.Stream]*deja.State{}, parked: map[deja.Stream]int64{}, open: map[deja.Stream]wire.Open{},
 		known: map[deja.ID]driver.Entry{}, records: map[deja.ID]driver.Record{},
 	}
 	for _, s := range l.streams {
@@ -59,6 +61,11 @@ func (l *lifetime) keep(ctx context.Context) error {
 // put takes a row for the state of its stream.
 func (f *facts) put(row driver.State) (err error) {
 	f.parked[row.Stream] = row.Parked
+	if f.streams[row.Stream].open != nil {
+		if f.open[row.Stream], err = wire.DecodeOpen(f.h.machine.Name(), row.Stream, row.Open); err != nil {
+			return err
+		}
+	}
 	f.states[row.Stream], err = f.h.machine.DecodeState(row.Stream, row.Version, row.Data)
 	return err
 }
@@ -66,6 +73,8 @@ func (f *facts) put(row driver.State) (err error) {
 func (f *facts) rowOf(s deja.Stream) (row driver.State, err error) {
 	st := f.states[s]
 	row = driver.State{Stream: s, Partition: f.partition(s), Version: st.Version, Parked: f.parked[s]}
+	open := f.open[s]
+	row.Open, row.Due = open.Append(nil), open.Due()
 	if st.Version > 0 {
 		row.Data, err = st.Encode()
 	}
@@ -93,6 +102,13 @@ func (f *facts) take(ctx context.Context, s *streamPlan, d *delivery) error {
 			if err := f.h.machine.Fold(f.states[s.stream], &deja.Envelope{Type: ev.Type, Stream: s.stream, Payload: ev.Payload}); err != nil {
 				return err
 			}
+		}
+		if s.open != nil {
+			e, err := f.h.source.Decision(ctx, st.Position.Partition, st.N)
+			if err != nil {
+				return err
+			}
+			f.open[s.stream] = f.open[s.stream].After(e.Record, s.open.rules)
 		}
 		f.parked[s.stream] += parks(st)
 		f.of(st).now = append(f.of(st).now, recordedOutcome(st))

@@ -104,8 +104,8 @@ func (h *History) pasts(ctx context.Context, partition int32, scope Scope, lim L
 	if after == 0 {
 		return nil, nil
 	}
-	seen := map[deja.Stream]bool{}
-	var all []keyPast
+	asks := map[deja.Stream]bool{} // does a message to come ask for what the key waits for?
+	var streams []deja.Stream
 	for e, err := range h.source.Decisions(ctx, partition, after+1) {
 		if err != nil {
 			return nil, err
@@ -114,11 +114,17 @@ func (h *History) pasts(ctx context.Context, partition int32, scope Scope, lim L
 		if e.N > lim.Last[partition] {
 			break
 		}
-		if _, none := h.machine.NewState(s); seen[s] || none != nil || !scope.Matches(s) {
+		if _, none := h.machine.NewState(s); none != nil || !scope.Matches(s) {
 			continue
 		}
-		seen[s] = true
-		p, err := h.past(ctx, s, after)
+		if _, seen := asks[s]; !seen {
+			streams = append(streams, s)
+		}
+		asks[s] = asks[s] || answers(e.Cause.Kind)
+	}
+	all := make([]keyPast, 0, len(streams))
+	for _, s := range streams {
+		p, err := h.past(ctx, s, after, asks[s])
 		if err != nil {
 			return nil, err
 		}
@@ -127,8 +133,8 @@ func (h *History) pasts(ctx context.Context, partition int32, scope Scope, lim L
 	return all, nil
 }
 
-// past returns what a key is after a decision of its partition.
-func (h *History) past(ctx context.Context, s deja.Stream, after int64) (p keyPast, err error) {
+// past returns what a key is after a decision of its partition; what it waits for only if that is asked for.
+func (h *History) past(ctx context.Context, s deja.Stream, after int64, open bool) (p keyPast, err error) {
 	waits := map[deja.Position]bool{}
 	var order []deja.Position
 	for st, err := range h.steps.key(ctx, s, 0, after, false) {
@@ -152,6 +158,13 @@ func (h *History) past(ctx context.Context, s deja.Stream, after int64) (p keyPa
 		if p.row.Data, err = state.Encode(); err != nil {
 			return p, err
 		}
+	}
+	if open {
+		w := h.opening(s)
+		if err := w.upTo(ctx, after); err != nil {
+			return p, err
+		}
+		w.put(&p.row)
 	}
 	for _, at := range order {
 		if !waits[at] {

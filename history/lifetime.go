@@ -228,6 +228,15 @@ func (l *lifetime) rejoin(ctx context.Context, s *streamPlan, partition int32) e
 			return err
 		}
 	}
+	if s.open != nil {
+		var is driver.State
+		if err := s.open.upTo(ctx, last); err != nil {
+			return err
+		}
+		if s.open.put(&is); !bytes.Equal(is.Open, row.Open) {
+			return nil
+		}
+	}
 	if bytes.Equal(data, row.Data) { // fields do not tell an empty list from none
 		l.stopped[s.stream] = row.Version - was.Version
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/internal/remit"
 	"github.com/dejalog/deja/internal/talk"
 	"github.com/dejalog/deja/internal/till"
 )
@@ -22,13 +23,24 @@ func TestMain(m *testing.M) {
 	if v := os.Getenv(variantVariable); v != "" && len(os.Args) > 1 && os.Args[1] == talk.Command {
 		out := os.Stdout
 		os.Stdout = os.Stderr
-		if err := talk.Serve(context.Background(), tillOf(v), v, os.Stdin, out); err != nil {
+		if err := talk.Serve(context.Background(), serviceOf(v), v, os.Stdin, out); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(3)
 		}
 		return
 	}
 	os.Exit(m.Run())
+}
+
+// bankBuild is the variant that is the bank.
+const bankBuild = "bank"
+
+func serviceOf(variant string) *deja.Service {
+	if variant == bankBuild {
+		bank, _ := remit.Services(remit.Variant{Counted: true})
+		return bank
+	}
+	return tillOf(variant)
 }
 
 // tillOf returns a build of the till: "max=N" takes no more than N, "off" sets slots wrongly, "broken" fails at till.crash, "exit", "hang" and "print" do

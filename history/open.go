@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/wire"
 )
 
@@ -14,6 +15,11 @@ func (h *History) Open(ctx context.Context, p Point) ([]byte, error) {
 		return nil, err
 	}
 	return w.open.Append(nil), nil
+}
+
+// answers reports whether a message of a kind is handled only by who waits for it.
+func answers(k deja.Kind) bool {
+	return k == deja.KindReply || k == deja.KindTimer || k == deja.KindResult
 }
 
 // opening follows what a stream waits for, along its recorded decisions. It is not in the index: few ask, and of few streams.
@@ -42,6 +48,9 @@ func (w *opening) upTo(ctx context.Context, last int64) error {
 	w.last = max(w.last, last)
 	return nil
 }
+
+// put sets what a row says of what its stream waits for.
+func (w *opening) put(row *driver.State) { row.Open, row.Due = w.open.Append(nil), w.open.Due() }
 
 // take takes one recorded decision in.
 func (w *opening) take(ctx context.Context, st *Step) error {

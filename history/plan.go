@@ -48,6 +48,7 @@ type streamPlan struct {
 	waiting []*Step      // parked before it, and not settled
 	left    int          // deliveries to come that are not as they were
 	until   int64        // up to this offset it is not as it was, as a message is not there
+	open    *opening     // what it waited for, as it was recorded; nil where none of the messages to come asks for that
 	row     driver.State // before
 }
 
@@ -433,7 +434,8 @@ func (p *plan) timeAt(ctx context.Context, at deja.Position) (time.Time, error) 
 	return rec.Time, err
 }
 
-// settle orders the deliveries, gives each an offset, as close to its own as can be, and counts those that matter.
+// settle orders the deliveries, gives each an offset, as close to its own as can be, counts those that matter, and finds the
+// streams of which it matters what they wait for.
 func (p *plan) settle() {
 	for _, part := range p.parts {
 		if part == nil {
@@ -448,8 +450,12 @@ func (p *plan) settle() {
 			}
 			d.rec.Offset = max(own, next)
 			next = d.rec.Offset + 1
-			if s := p.streams[d.env.Stream]; s != nil && d.own {
+			s := p.streams[d.env.Stream]
+			if s != nil && d.own {
 				s.left++
+			}
+			if s != nil && s.open == nil && answers(d.env.Kind) {
+				s.open = p.h.opening(s.stream)
 			}
 		}
 	}
@@ -546,7 +552,7 @@ func (p *plan) past(ctx context.Context) (relive.Past, error) {
 			return past, err
 		}
 		s.row = row
-		if row.Version > 0 || row.Parked > 0 {
+		if row.Version > 0 || row.Parked > 0 || len(row.Open) > 0 {
 			past.States = append(past.States, row)
 		}
 		for _, st := range s.waiting {
@@ -573,6 +579,12 @@ func (p *plan) rowBefore(ctx context.Context, s *streamPlan, partition int32) (d
 	row := driver.State{Stream: s.stream, Partition: partition, Parked: int64(len(s.waiting))}
 	if s.before == 0 {
 		return row, nil
+	}
+	if s.open != nil {
+		if err := s.open.upTo(ctx, s.before); err != nil {
+			return row, err
+		}
+		s.open.put(&row)
 	}
 	st, err := p.h.steps.state(ctx, s.stream, s.before)
 	if err != nil || st.Version == 0 {

@@ -130,7 +130,7 @@ func (v *Verifier) allRows(seen int, err error) error {
 	}
 	var own []deja.Stream
 	for s, h := range v.w.states {
-		if h.row.Version > 0 || h.row.Parked > 0 {
+		if h.row.Version > 0 || h.row.Parked > 0 || len(h.row.Open) > 0 {
 			own = append(own, s)
 		}
 	}

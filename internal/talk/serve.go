@@ -97,10 +97,9 @@ func (s *server) row(body []byte) error {
 	if err := parseJSON(body, &r); err != nil {
 		return err
 	}
-	s.past.States = append(s.past.States, driver.State{
-		Stream: r.Stream(), Partition: s.at.Partition, Version: r.Version, Data: r.Data, Parked: r.Parked,
-	})
-	return nil
+	state, err := r.state(s.machine.Name(), s.at.Partition)
+	s.past.States = append(s.past.States, state)
+	return err
 }
 
 func (s *server) parked(body []byte) error {

@@ -37,16 +37,25 @@ type Row struct {
 	Version   int64           `json:"version"`
 	Parked    int64           `json:"parked,omitempty"` // how many of its messages wait
 	Data      json.RawMessage `json:"data,omitempty"`   // none at version 0
+	Open      []byte          `json:"open,omitempty"`   // what it waits for
 }
 
 // RowOf returns the row of a stream's state.
 func RowOf(s driver.State) Row {
-	return Row{s.Stream.Tenant, s.Stream.Aggregate, s.Stream.Key, s.Version, s.Parked, s.Data}
+	return Row{s.Stream.Tenant, s.Stream.Aggregate, s.Stream.Key, s.Version, s.Parked, s.Data, s.Open}
 }
 
 // Stream returns the stream whose state it is.
 func (r *Row) Stream() deja.Stream {
 	return deja.Stream{Tenant: r.Tenant, Aggregate: r.Aggregate, Key: r.Key}
+}
+
+// state returns the stream's state of a service, in a partition.
+func (r *Row) state(service string, partition int32) (driver.State, error) {
+	open, err := wire.DecodeOpen(service, r.Stream(), r.Open)
+	return driver.State{
+		Stream: r.Stream(), Partition: partition, Version: r.Version, Data: r.Data, Parked: r.Parked, Open: r.Open, Due: open.Due(),
+	}, err
 }
 
 // A Parked is a message that waits when a life begins.

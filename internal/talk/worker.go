@@ -261,7 +261,10 @@ func (w *Worker) Row(ctx context.Context, s deja.Stream) (r driver.State, err er
 	if err := parseJSON(body, &row); err != nil || row.Stream() != s {
 		return r, w.fault(Garbage, fmt.Sprintf("it answered %q for the state of %s", body, s))
 	}
-	return driver.State{Stream: s, Partition: w.at.Partition, Version: row.Version, Data: row.Data, Parked: row.Parked}, nil
+	if r, err = row.state(w.hello.Service, w.at.Partition); err != nil {
+		return r, w.fault(Garbage, err.Error())
+	}
+	return r, nil
 }
 
 func (w *Worker) write(kind byte, fill func([]byte) []byte) error {
