@@ -200,26 +200,23 @@ func TestAParkedCommandIsAnsweredWhenItIsSettled(t *testing.T) {
 // Somebody has used the command's ID before, with other content.
 func TestACommandWhoseIDWasTakenIsAnsweredWithAConflict(t *testing.T) {
 	t.Parallel()
+	r := deja.Request{ID: deja.DeriveID("test", "conflict"), Key: "a", Command: ask{"yes"}}
 	w := newTalk(t, nil, nil)
-	w.office.end()
-	w.ask("a", "", "yes")
+	must(t, w.desk.Client(), r)
 	until(t, "it is in the office's inbox", func() bool { return len(topicRecords(t, w.log, "office.inbox")) == 1 })
-	rec := topicRecords(t, w.log, "office.inbox")[0]
-	env, err := wire.NewDecoder("office").Message(rec.Value)
+	first, err := wire.NewDecoder("office").Message(topicRecords(t, w.log, "office.inbox")[0].Value)
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := memory.NewLog(memory.LogConfig{Partitions: 2})
-	first := *env
 	if first.Payload, err = json.Marshal(answer{"other"}); err != nil {
 		t.Fatal(err)
 	}
-	deliver(t, log, "office", &first)
-	deliver(t, log, "office", env)
-	runNode(t, engine.Config{Service: office(&w.broken, nil), Log: log, Store: memory.NewStore()})
-	runNode(t, engine.Config{Service: desk(nil), Log: log, Store: memory.NewStore(), Peers: map[string]string{"file": "office"}})
-	until(t, "both are answered", func() bool { return len(outcomes(t, log, "office", deja.KindCommand)) == 2 })
-	wantOutcomes(t, log, "office", deja.KindCommand, "applied", "conflict deja.conflict")
+	first.Sender = deja.Stream{} // nobody waits for its reply
+	w = newTalk(t, nil, nil)
+	deliver(t, w.log, "office", first)
+	must(t, w.desk.Client(), r)
+	w.hears("a", "", "yes: deja.conflict")
+	wantOutcomes(t, w.log, "office", deja.KindCommand, "applied", "conflict deja.conflict")
 }
 
 func TestTheReplyOfAForgottenCommandIsNotCarried(t *testing.T) {

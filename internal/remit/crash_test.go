@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
 	"github.com/dejalog/deja"
@@ -38,6 +39,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds a wait for what takes milliseconds, on a machine that is busy.
 const patience = 30 * time.Second
+
+// linger is for what goes on when a remittance has ended.
+const linger = 400 * time.Millisecond
 
 // A course is a way that a remittance takes.
 type course struct {
@@ -351,6 +355,9 @@ func (w *world) make(c course, target *point) (map[point]bool, error) {
 	if target != nil && !died {
 		return nil, errNotPassed
 	}
+	if target == nil {
+		time.Sleep(linger) // what shows in the store may not have returned yet, and cursors are set when nothing comes
+	}
 	passed := map[point]bool{}
 	for _, r := range armed {
 		maps.Copy(passed, r.passed())
@@ -491,6 +498,7 @@ func TestCrashMatrixOnPostgres(t *testing.T) {
 	matrix(t, func(t *testing.T) *world {
 		store := func(name string) driver.Store {
 			schema := testenv.Unique(name)
+			t.Cleanup(func() { drop(t, dsn, schema) })
 			db, err := postgres.Open(t.Context(), dsn, postgres.Schema(schema))
 			must(t, err)
 			t.Cleanup(func() { must(t, db.Close()) })
@@ -498,4 +506,15 @@ func TestCrashMatrixOnPostgres(t *testing.T) {
 		}
 		return newWorld(t, file(t, "log.db").Log(), store("bank"), store("ledger"), false)
 	})
+}
+
+// drop removes a schema.
+func drop(t *testing.T, dsn, schema string) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	conn, err := pgx.Connect(ctx, dsn)
+	must(t, err)
+	defer func() { must(t, conn.Close(ctx)) }()
+	_, err = conn.Exec(ctx, "SET client_min_messages = warning; DROP SCHEMA IF EXISTS "+schema+" CASCADE")
+	must(t, err)
 }
