@@ -32,6 +32,7 @@ type Database struct {
 	Source *replay.Source // its history
 
 	at     where
+	shared bool                                 // a file with a store of the service's own name, beside others
 	size   func(context.Context) (int64, error) // nil: nobody knows
 	closes []func() error                       // in order of opening
 }
@@ -208,7 +209,9 @@ func (e *Env) connectFile(ctx context.Context, db *Database, path string, write,
 	}
 	db.closes = append(db.closes, file.Close)
 	db.Log, db.size = file.Log(), file.Size
-	if store {
+	services, err := file.Stores(ctx)
+	db.shared = slices.Contains(services, e.app.Service.Name)
+	if store && err == nil {
 		db.Store, err = e.storeIn(ctx, file)
 	}
 	return err

@@ -92,6 +92,9 @@ func (e *Env) indexOf(ctx context.Context, db *Database) (string, error) {
 		return e.index.path, nil
 	}
 	path := filepath.Clean(db.at.file()) + indexSuffix
+	if db.shared {
+		path = filepath.Clean(db.at.file()) + "." + e.app.Service.Name + indexSuffix
+	}
 	if db.at.servers() {
 		var err error
 		if path, err = e.cachedIndex(ctx, db); err != nil || path == "" {

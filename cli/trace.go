@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/history"
+	"github.com/dejalog/deja/replay"
 )
 
 func (e *Env) traceCommand() *cobra.Command {
@@ -19,7 +23,9 @@ func (e *Env) traceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace LOCATOR",
 		Short: "Follow a message to its causes, and to all that it caused",
-		Long: `Follow a message to its causes, up to the first one in this history, and to all messages in it that it caused.
+		Long: `Follow a message to its causes, up to the first one, and to all messages that it caused: in this service, and in those on
+the same log that it exchanges messages with. An effect, an event, a timer or a sent command is followed from the message whose
+decision it comes from.
 
 With --why or --impact only the one or the other is answered. --dot writes a graph for Graphviz: trace … --dot | dot -Tsvg.`,
 		Example: e.examples("trace 0190163d", "trace "+e.exampleKey("576")+"@17 --why --json", "trace 0190163d --dot"),
@@ -39,15 +45,17 @@ type tracing struct{ why, impact, dot bool }
 // traceAnswer are the causes of a message, and what it caused.
 type traceAnswer struct {
 	ID       deja.ID      `json:"id"`
+	Of       string       `json:"of,omitempty"`      // what was asked for, where that is not the message but something that came of its decision
 	Why      []tracedLink `json:"why"`               // from the message to its first cause
-	Outside  string       `json:"outside,omitempty"` // the cause of the last of them, which is not in this history
+	Outside  string       `json:"outside,omitempty"` // the cause of the last of them, which is not on this log
 	Impact   []tracedLink `json:"impact"`            // causes before what they caused; depth 0 is the message
-	Complete bool         `json:"complete"`          // the first cause is in this history
+	Complete bool         `json:"complete"`          // the first cause is on this log
 }
 
 // tracedLink is a message in a chain or tree of causes.
 type tracedLink struct {
 	Depth    int           `json:"depth"`
+	Service  string        `json:"service"` // that decided it
 	ID       deja.ID       `json:"id"`
 	Cause    deja.ID       `json:"cause,omitzero"`
 	Kind     string        `json:"kind"`
@@ -62,7 +70,7 @@ type tracedLink struct {
 
 func tracedOf(l history.Link) tracedLink {
 	a := tracedLink{
-		Depth: l.Depth, ID: l.ID, Cause: l.Cause, Kind: l.Kind.String(), Type: l.Type, Key: keyText(l.Stream), Position: l.Position,
+		Depth: l.Depth, Service: l.Service, ID: l.ID, Cause: l.Cause, Kind: l.Kind.String(), Type: l.Type, Key: keyText(l.Stream), Position: l.Position,
 		Status: l.Status.String(), Version: l.Version, Time: l.Time, Events: []string{},
 	}
 	for _, ev := range l.Events {
@@ -81,13 +89,23 @@ func (e *Env) trace(ctx context.Context, text string, t tracing) (err error) {
 		return err
 	}
 	defer db.CloseInto(&err)
+	a := traceAnswer{Why: []tracedLink{}, Impact: []tracedLink{}, Complete: true}
 	s, err := h.Step(ctx, at)
+	if id, perr := deja.ParseID(text); errors.Is(err, replay.ErrNotFound) && perr == nil {
+		if s, a.Of, err = h.Emitted(ctx, id); err == nil {
+			a.Of += " " + id.String()
+		}
+	}
 	if err != nil {
 		return err
 	}
-	a := traceAnswer{ID: s.ID, Why: []tracedLink{}, Impact: []tracedLink{}, Complete: true}
+	a.ID = s.ID
+	why, impact, err := e.linksOf(ctx, h, s)
+	if err != nil {
+		return err
+	}
 	if !t.impact {
-		for l, err := range h.Why(ctx, s) {
+		for l, err := range why {
 			if errors.Is(err, history.ErrOutside) {
 				a.Outside, a.Complete = a.Why[len(a.Why)-1].Cause.String(), false
 				break
@@ -99,7 +117,7 @@ func (e *Env) trace(ctx context.Context, text string, t tracing) (err error) {
 		}
 	}
 	if !t.why {
-		for l, err := range h.Impact(ctx, s) {
+		for l, err := range impact {
 			if err != nil {
 				return err
 			}
@@ -115,8 +133,30 @@ func (e *Env) trace(ctx context.Context, text string, t tracing) (err error) {
 	return e.printTrace(&a, t)
 }
 
+// linksOf returns a message's causes, and what it caused: by the index where no other service can be met.
+func (e *Env) linksOf(ctx context.Context, h *history.History, s *history.Step) (why, impact iter.Seq2[history.Link, error], err error) {
+	talks, err := h.Talks(ctx, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !talks {
+		return h.Why(ctx, s), h.Impact(ctx, s), nil
+	}
+	c, err := h.Chain(ctx, s, slices.Collect(maps.Values(e.app.Peers))...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range c.Missing() {
+		e.Notef("note: there is no journal of %s on this log", name)
+	}
+	return c.Why(s.ID), c.Impact(s.ID), nil
+}
+
 func (e *Env) printTrace(a *traceAnswer, t tracing) error {
 	w := e.table()
+	if a.Of != "" {
+		fmt.Fprintf(w, "%s comes from the decision of message %s\n", a.Of, a.ID)
+	}
 	if !t.impact {
 		fmt.Fprintln(w, e.paint(bold, "why"))
 		if a.Outside != "" {

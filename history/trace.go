@@ -13,7 +13,8 @@ import (
 // A Link is a message in a chain or a tree of causes.
 type Link struct {
 	*Step
-	Depth int // 0 is the message that is asked for; a cause is one below its effect, in Why upwards
+	Service string // that decided it
+	Depth   int    // 0 is the message that is asked for; a cause is one below its effect, in Why upwards
 }
 
 // ErrOutside is returned behind the last link of a chain whose next cause was not decided in this history: another service
@@ -26,7 +27,7 @@ func (h *History) Why(ctx context.Context, of *Step) iter.Seq2[Link, error] {
 	return func(yield func(Link, error) bool) {
 		seen := map[deja.ID]bool{}
 		for depth := 0; ; depth++ {
-			if !yield(Link{of, depth}, nil) || of.Cause.IsZero() {
+			if !yield(Link{of, h.machine.Name(), depth}, nil) || of.Cause.IsZero() {
 				return
 			}
 			seen[of.ID] = true
@@ -66,7 +67,7 @@ func (h *History) first(ctx context.Context, id deja.ID) (*Step, error) {
 // more than the path to the present link, and the links beside it.
 func (h *History) Impact(ctx context.Context, of *Step) iter.Seq2[Link, error] {
 	return func(yield func(Link, error) bool) {
-		todo, path := []Link{{of, 0}}, []deja.ID{}
+		todo, path := []Link{{of, h.machine.Name(), 0}}, []deja.ID{}
 		for len(todo) > 0 {
 			at := todo[len(todo)-1]
 			todo, path = todo[:len(todo)-1], append(path[:at.Depth], at.ID)
@@ -80,7 +81,7 @@ func (h *History) Impact(ctx context.Context, of *Step) iter.Seq2[Link, error] {
 						err = fmt.Errorf("message %s is among its own causes", id)
 					}
 				}
-				todo = append(todo, Link{next[i], at.Depth + 1})
+				todo = append(todo, Link{next[i], at.Service, at.Depth + 1})
 			}
 			if err != nil {
 				yield(Link{}, err)

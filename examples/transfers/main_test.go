@@ -182,6 +182,29 @@ func lookInto(t *testing.T, db string) {
 			t.Errorf("%s: exit code %d, want %s\n%.2000s%s", c.args, r.code, c.says, r.stdout, r.stderr)
 		}
 	}
+	data, err := os.ReadFile(filepath.Join(filepath.Dir(db), "receipts.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paid struct{ Key, Transfer string }
+	if err := json.Unmarshal(bytes.SplitN(data, []byte("\n"), 2)[0], &paid); err != nil {
+		t.Fatal(err)
+	}
+	// From the receipt, as the provider knows it, to the first command, by way of both services.
+	r := transfers(t, nowhere, "accounts", "trace", paid.Key, "--why", "--db", db)
+	for _, want := range []string{
+		"effect receipt.send " + paid.Key, `reply posting\.post +transfer/` + paid.Transfer + ` .*accounts\.inbox`,
+		`command posting\.post +posting/` + paid.Transfer + ` .*ledger\.inbox`, `command account\.withdraw .*accounts\.inbox`,
+		`command transfer\.start +transfer/` + paid.Transfer + ` `,
+	} {
+		if r.code != 0 || !regexp.MustCompile(want).MatchString(r.stdout) {
+			t.Errorf("trace of a receipt: exit code %d, want %s\n%s%s", r.code, want, r.stdout, r.stderr)
+		}
+	}
+	pin := transfers(t, nowhere, "accounts", "pin", "transfer/"+paid.Transfer, "--when", `state.phase == "finished"`, "--db", db)
+	if pin.code != 0 || !regexp.MustCompile(`reply posting\.post|posting\.post`).MatchString(pin.stdout) {
+		t.Errorf("pin of a transfer: exit code %d\n%s%s", pin.code, pin.stdout, pin.stderr)
+	}
 	if r := transfers(t, nowhere, "ledger", "state", "transfer/t0000000", "--db", db); r.code != exitUsage {
 		t.Errorf("the ledger knows of transfers: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}

@@ -1,0 +1,239 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/journal"
+	"github.com/dejalog/deja/internal/relive"
+	"github.com/dejalog/deja/internal/wire"
+	"github.com/dejalog/deja/replay"
+)
+
+// A Chain is all that followed from one first message: in this service, and in those on the same log that it came to. It is
+// read from the journals, once, and holds no more than the chain. A cause may be a message; or an event or an effect, and
+// then the message whose decision recorded it or asked for it.
+type Chain struct {
+	root     deja.ID
+	first    map[deja.ID]Link      // by message: how it was settled first
+	emitter  map[deja.ID]deja.ID   // by event or effect: the message that led to it
+	children map[deja.ID][]deja.ID // by message: those that it caused, in the order in which they were read
+	missing  []string
+}
+
+// Talks reports whether a message's chain may lead beyond this history, or through effects and events: [History.Why] and
+// [History.Impact] then see less than [History.Chain].
+func (h *History) Talks(ctx context.Context, of *Step) (bool, error) {
+	sends, _, events := h.machine.Counterparts()
+	if len(sends)+len(events)+len(h.machine.Effects()) > 0 {
+		return true, nil
+	}
+	e, err := h.source.Decision(ctx, of.Position.Partition, of.N)
+	return err == nil && e.Cause.Sender != (deja.Stream{}), err
+}
+
+// Chain reads the chain that a message is in: from this service's journal, those of the services named, and those whose
+// messages are met on the way.
+func (h *History) Chain(ctx context.Context, of *Step, services ...string) (*Chain, error) {
+	e, err := h.source.Decision(ctx, of.Position.Partition, of.N)
+	if err != nil {
+		return nil, err
+	}
+	c := &Chain{root: e.Cause.CorrelationID, first: map[deja.ID]Link{}, emitter: map[deja.ID]deja.ID{}, children: map[deja.ID][]deja.ID{}}
+	todo := append([]string{h.machine.Name(), e.Cause.Source}, services...)
+	read := map[string]bool{}
+	for len(todo) > 0 {
+		name := todo[0]
+		if todo = todo[1:]; read[name] {
+			continue
+		}
+		read[name] = true
+		met, err := c.read(ctx, h.log, name)
+		if errors.Is(err, driver.ErrNotFound) {
+			c.missing = append(c.missing, name) // a client's own name, or a service that is elsewhere
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("journal of %s: %w", name, err)
+		}
+		todo = append(todo, met...)
+	}
+	slices.Sort(c.missing)
+	c.join()
+	return c, nil
+}
+
+// read takes in what a service's journal has of the chain, and returns the services that the messages come from.
+func (c *Chain) read(ctx context.Context, log driver.Log, service string) (met []string, err error) {
+	t, err := log.Topic(ctx, wire.Journal(service))
+	if err != nil {
+		return nil, err
+	}
+	for n := range t.Partitions {
+		from, err := journal.Begin(ctx, log, service, n)
+		if err != nil {
+			return nil, err
+		}
+		_, end, err := log.Bounds(ctx, t.Name, n)
+		if err != nil {
+			return nil, err
+		}
+		r := journal.NewReader(log, service, n, from)
+		for {
+			entries, err := r.Next(ctx, end, 1000)
+			if err != nil {
+				return nil, err
+			}
+			if len(entries) == 0 {
+				break
+			}
+			for i := range entries {
+				if c.take(service, entries[i].Record) && !slices.Contains(met, entries[i].Cause.Source) {
+					met = append(met, entries[i].Cause.Source)
+				}
+			}
+		}
+	}
+	return met, nil
+}
+
+// take takes a decision in, if it is of the chain, and reports whether it is.
+func (c *Chain) take(service string, rec *wire.Record) bool {
+	if rec.Cause.CorrelationID != c.root || rec.Decided.Status == deja.Conflicted {
+		return false
+	}
+	if _, known := c.first[rec.Cause.ID]; !known {
+		c.first[rec.Cause.ID] = Link{Step: stepOf(&relive.Decision{Record: rec}), Service: service}
+	}
+	for _, emitted := range [][]deja.Envelope{rec.Decided.Events, rec.Decided.Effects} {
+		for i := range emitted {
+			c.emitter[emitted[i].ID] = rec.Cause.ID
+		}
+	}
+	return true
+}
+
+// join finds each message's cause.
+func (c *Chain) join() {
+	links := make([]Link, 0, len(c.first))
+	for _, l := range c.first {
+		links = append(links, l)
+	}
+	slices.SortFunc(links, func(a, b Link) int {
+		if d := a.Time.Compare(b.Time); d != 0 {
+			return d
+		}
+		return slices.Compare(a.ID[:], b.ID[:])
+	})
+	for _, l := range links {
+		if cause := c.cause(l.Step); !cause.IsZero() {
+			c.children[cause] = append(c.children[cause], l.ID)
+		}
+	}
+}
+
+// cause returns the message that caused a step; zero if it has no cause.
+func (c *Chain) cause(s *Step) deja.ID {
+	if emitter, ok := c.emitter[s.Cause]; ok {
+		return emitter
+	}
+	return s.Cause
+}
+
+// Missing returns the senders in the chain that are no services on this log: clients with names of their own, or services
+// whose journals are elsewhere.
+func (c *Chain) Missing() []string { return c.missing }
+
+// Why is as [History.Why], in all services.
+func (c *Chain) Why(of deja.ID) iter.Seq2[Link, error] {
+	return func(yield func(Link, error) bool) {
+		seen := map[deja.ID]bool{}
+		for depth := 0; ; depth++ {
+			l, ok := c.first[of]
+			switch {
+			case !ok:
+				yield(Link{}, fmt.Errorf("%w: message %s", ErrOutside, of))
+				return
+			case seen[of]:
+				yield(Link{}, fmt.Errorf("message %s is among its own causes", of))
+				return
+			}
+			seen[of], l.Depth = true, depth
+			if !yield(l, nil) || l.Cause.IsZero() {
+				return
+			}
+			of = c.cause(l.Step)
+		}
+	}
+}
+
+// Impact is as [History.Impact], in all services.
+func (c *Chain) Impact(of deja.ID) iter.Seq2[Link, error] {
+	return func(yield func(Link, error) bool) {
+		type node struct {
+			id    deja.ID
+			depth int
+		}
+		todo, path := []node{{of, 0}}, []deja.ID{}
+		for len(todo) > 0 {
+			at := todo[len(todo)-1]
+			todo, path = todo[:len(todo)-1], path[:at.depth]
+			if slices.Contains(path, at.id) {
+				yield(Link{}, fmt.Errorf("message %s is among its own causes", at.id))
+				return
+			}
+			path = append(path, at.id)
+			l, ok := c.first[at.id]
+			if !ok {
+				yield(Link{}, fmt.Errorf("%w: message %s", ErrOutside, at.id))
+				return
+			}
+			if l.Depth = at.depth; !yield(l, nil) {
+				return
+			}
+			next := c.children[at.id]
+			for i := len(next) - 1; i >= 0; i-- {
+				todo = append(todo, node{next[i], at.depth + 1})
+			}
+		}
+	}
+}
+
+// Emitted returns the step whose decision emitted something that is no message of this history, and what it is: an event, an
+// effect, a timer, or a command for another service. It reads the journal. The error wraps [replay.ErrNotFound] if there is none.
+func (h *History) Emitted(ctx context.Context, id deja.ID) (*Step, string, error) {
+	for p := range h.source.Partitions() {
+		for e, err := range h.source.Decisions(ctx, p, 1) {
+			if err != nil {
+				return nil, "", err
+			}
+			if what := emission(&e.Decided, id); what != "" {
+				s, err := h.steps.decision(ctx, place{p, e.N})
+				return s, what, err
+			}
+		}
+	}
+	return nil, "", fmt.Errorf("%s: %w", id, replay.ErrNotFound)
+}
+
+// emission returns what a decision has under an ID; empty if nothing.
+func emission(d *deja.Decided, id deja.ID) string {
+	for _, es := range [][]deja.Envelope{d.Events, d.Commands, d.Effects} {
+		for i := range es {
+			if es[i].ID == id {
+				return es[i].Kind.String() + " " + es[i].Type
+			}
+		}
+	}
+	for i := range d.Timers {
+		if d.Timers[i].Command.ID == id {
+			return "timer " + d.Timers[i].Name
+		}
+	}
+	return ""
+}
