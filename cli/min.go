@@ -148,6 +148,14 @@ func writeCapsule(ctx context.Context, h *history.History, m *history.Minimal, p
 	return errors.Join(err, f.Close())
 }
 
+// causes tells of messages of other keys; nothing if there are none.
+func causes(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", with %d of other keys that caused them", n)
+}
+
 func (e *Env) printMin(m *history.Minimal) error {
 	t := e.table()
 	for i := range m.Messages {
@@ -160,7 +168,7 @@ func (e *Env) printMin(m *history.Minimal) error {
 	if !m.Reproduced {
 		e.Notef("message %s", m.FirstBad.ID)
 	} else {
-		e.Notef("%s of %d, after %s", plural(int64(len(m.Messages)), "message"), m.Of, plural(int64(m.Tests), "test"))
+		e.Notef("%s of %d%s, after %s", plural(int64(len(m.Messages)-m.Causes), "message"), m.Of, causes(m.Causes), plural(int64(m.Tests), "test"))
 	}
 	if m.Reproduced && !m.Minimal {
 		e.Notef("cut off: it could perhaps be smaller")

@@ -301,9 +301,9 @@ func (w *pinText) confirmed() {
 
 func (w *pinText) minimal() {
 	if m := w.p.Minimal; w.level(history.MinimalSet) {
-		fmt.Fprintf(w, " of %s up to it %d do: it makes the same change after them\n", plural(int64(m.Of), "message"), m.Messages)
+		fmt.Fprintf(w, " of %s up to it %d do%s: it makes the same change after them\n", plural(int64(m.Of), "message"), m.Messages, causes(m.Causes))
 	} else if m != nil {
-		w.more("of %s up to it %d do", plural(int64(m.Of), "message"), m.Messages)
+		w.more("of %s up to it %d do%s", plural(int64(m.Of), "message"), m.Messages, causes(m.Causes))
 	}
 }
 

@@ -232,7 +232,7 @@ func (g *pinning) minimize(ctx context.Context) error {
 		return nil
 	}
 	g.minimal = m
-	g.pin.Minimal = &Reproduction{Messages: len(m.Messages), Of: m.Of, Minimal: m.Minimal}
+	g.pin.Minimal = &Reproduction{Messages: len(m.Messages) - m.Causes, Causes: m.Causes, Of: m.Of, Minimal: m.Minimal}
 	if m.Minimal {
 		g.pin.reach(MinimalSet)
 	} else {

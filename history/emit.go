@@ -128,7 +128,10 @@ func (g *pinning) source(c *emit.Constructor) string {
 	}
 	fmt.Fprintf(&w, "package pinned\n\nimport (\n\"testing\"\n\n\"github.com/dejalog/deja/history/historytest\"\n\n%s%q\n)\n\n", name, c.Import)
 	fmt.Fprintf(&w, "// The last of the %d messages is %s %s, which was\n// at %s. After it the condition holds, and it must not.\n",
-		g.pin.Minimal.Messages, g.first.Type, g.first.ID, g.first.Position)
+		g.pin.Minimal.Messages+g.pin.Minimal.Causes, g.first.Type, g.first.ID, g.first.Position)
+	if n := g.pin.Minimal.Causes; n > 0 {
+		fmt.Fprintf(&w, "// %d of them are of other keys, and caused those of this one.\n", n)
+	}
 	if left := g.pin.Minimal.Of - g.pin.Minimal.Messages; left > 0 {
 		fmt.Fprintf(&w, "// Without %d others before it, it makes the same change.\n", left)
 	}

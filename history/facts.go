@@ -20,7 +20,7 @@ type facts struct {
 	states  map[deja.Stream]*deja.State
 	parked  map[deja.Stream]int64
 	open    map[deja.Stream]wire.Open // of the streams of which it matters
-	known   map[deja.ID]driver.Entry // of the IDs that edited messages have
+	known   map[deja.ID]driver.Entry  // of the IDs that edited messages have
 	records map[deja.ID]driver.Record
 }
 

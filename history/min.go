@@ -20,8 +20,9 @@ import (
 type Minimal struct {
 	Key      string    `json:"key"`
 	FirstBad Message   `json:"first_bad"`
-	Messages []Message `json:"messages"` // in order; the first bad one is the last of its key
-	Of       int       `json:"of"`       // how many messages the key had up to then
+	Messages []Message `json:"messages"`         // in order; the first bad one is the last of its key
+	Causes   int       `json:"causes,omitempty"` // how many of them are of other keys, and caused those of this one
+	Of       int       `json:"of"`               // how many messages the key had up to then
 
 	// Reproduced says that this build comes there at all, when it decides all messages again; if not, Messages is empty.
 	Reproduced bool `json:"reproduced"`
@@ -80,7 +81,7 @@ func (h *History) tellMinimal(ctx context.Context, m *Minimal, r *reduction, lef
 	if err != nil {
 		return err
 	}
-	m.steps = all
+	m.steps, m.Causes = all, len(all)-len(left)
 	slices.SortStableFunc(m.steps, byTime)
 	for _, s := range m.steps {
 		msg, err := h.message(ctx, s)

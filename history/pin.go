@@ -87,9 +87,10 @@ type PinWriter struct {
 
 // A Reproduction is a history that fails in the same way, as [History.Minimal] finds it.
 type Reproduction struct {
-	Messages int  `json:"messages"`
-	Of       int  `json:"of"`      // how many there were
-	Minimal  bool `json:"minimal"` // none of them can be left out
+	Messages int  `json:"messages"`         // of the key
+	Causes   int  `json:"causes,omitempty"` // messages of other keys that caused them
+	Of       int  `json:"of"`               // how many the key had
+	Minimal  bool `json:"minimal"`          // none of them can be left out
 }
 
 // A Without is messages without which the predicate is false at the target.

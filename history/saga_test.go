@@ -229,3 +229,42 @@ func TestASagaIsDecidedAgainAsItWasFromAnywhere(t *testing.T) {
 		}
 	}
 }
+
+// A saga that is in doubt is pinned as all else is: messages of other keys that caused its replies are counted apart.
+func TestASagaInDoubtIsPinned(t *testing.T) {
+	h := newRemitted(t)
+	const when = `state.phase == "in doubt"`
+	p := pinOf(t, h, suspect(t, h, "remittance/*", when))
+	if p.FirstBad == nil || p.Key != "remittance/r5" || p.FirstBad.Type != "account.refund" || p.Confirmed == nil || !*p.Confirmed || !p.Handler.Same {
+		t.Fatalf("%s", asText(t, p))
+	}
+	first, err := h.Step(t.Context(), locate(t, fmt.Sprintf("inbox:%d:%d", p.FirstBad.Position.Partition, p.FirstBad.Position.Offset)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := h.Minimal(t.Context(), first, suspect(t, h, "remittance/r5", when).When)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := 0
+	for _, msg := range m.Messages {
+		if msg.Step.Stream == first.Stream {
+			own++
+		}
+	}
+	if !m.Reproduced || !m.Minimal || own != len(m.Messages)-m.Causes || m.Causes == 0 || own > m.Of || p.Minimal == nil ||
+		*p.Minimal != (Reproduction{Messages: own, Causes: m.Causes, Of: m.Of, Minimal: true}) {
+		t.Errorf("minimal: %s, pinned as %+v", asText(t, m), p.Minimal)
+	}
+	c, err := m.Capsule(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.Relive(t.Context(), h.service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if holds, _, err := r.Holds(first.Stream, when); err != nil || !holds {
+		t.Errorf("relived, it does not hold: %v", err)
+	}
+}
