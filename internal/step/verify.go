@@ -228,8 +228,10 @@ func (v *Verifier) compare(e *journal.Entry, again *wire.Record) error {
 		recorded []deja.Envelope
 		again    []deja.Envelope
 	}{
-		{"events", a.Events, b.Events}, {"commands", a.Commands, b.Commands},
-		{"timers", scheduled(a.Timers), scheduled(b.Timers)}, {"effects", a.Effects, b.Effects},
+		{"events", a.Events, b.Events},
+		{"commands", a.Commands, b.Commands},
+		{"timers", scheduled(a.Timers), scheduled(b.Timers)},
+		{"effects", a.Effects, b.Effects},
 	} {
 		if err := v.emissions(e, f.path, f.recorded, f.again); err != nil {
 			return err
