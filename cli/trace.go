@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/archive"
+	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/history"
 	"github.com/dejalog/deja/replay"
 )
@@ -25,7 +27,7 @@ func (e *Env) traceCommand() *cobra.Command {
 		Short: "Follow a message to its causes, and to all that it caused",
 		Long: `Follow a message to its causes, up to the first one, and to all messages that it caused: in this service, and in those on
 the same log that it exchanges messages with. An effect, an event, a timer or a sent command is followed from the message whose
-decision it comes from.
+decision it comes from. Where the journal of another service is not on this log, as beside an archive, --with names an archive of it.
 
 With --why or --impact only the one or the other is answered. --dot writes a graph for Graphviz: trace … --dot | dot -Tsvg.`,
 		Example: e.examples("trace 0190163d", "trace "+e.exampleKey("576")+"@17 --why --json", "trace 0190163d --dot"),
@@ -35,12 +37,40 @@ With --why or --impact only the one or the other is answered. --dot writes a gra
 	cmd.Flags().BoolVar(&t.why, "why", false, "the causes alone")
 	cmd.Flags().BoolVar(&t.impact, "impact", false, "what it caused alone")
 	cmd.Flags().BoolVar(&t.dot, "dot", false, "write a graph in the DOT language")
+	cmd.Flags().StringArrayVar(&t.with, "with", nil, "an archive of another service, the directory `DIR`; may be repeated")
 	cmd.MarkFlagsMutuallyExclusive("why", "impact")
 	e.addIndexFlags(cmd)
 	return cmd
 }
 
-type tracing struct{ why, impact, dot bool }
+type tracing struct {
+	why, impact, dot bool
+	with             []string
+}
+
+// archives opens the archives of other services, by service.
+func (e *Env) archives(dirs []string) (_ map[string]driver.Log, closing func() error, err error) {
+	logs := map[string]driver.Log{}
+	closing = func() error {
+		var errs []error
+		for _, l := range logs {
+			errs = append(errs, l.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, dir := range dirs {
+		l, err := archive.Open(dir)
+		if err != nil {
+			return nil, nil, errors.Join(Usagef("--with %s: %w", dir, err), closing())
+		}
+		name := l.Service()
+		if _, twice := logs[name]; twice || name == e.app.Service.Name {
+			return nil, nil, errors.Join(Usagef("--with %s: there is a journal of %s already", dir, name), l.Close(), closing())
+		}
+		logs[name] = l
+	}
+	return logs, closing, nil
+}
 
 // traceAnswer are the causes of a message, and what it caused.
 type traceAnswer struct {
@@ -84,6 +114,11 @@ func (e *Env) trace(ctx context.Context, text string, t tracing) (err error) {
 	if err != nil {
 		return err
 	}
+	others, closing, err := e.archives(t.with)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closing()) }()
 	db, h, err := e.openHistory(ctx)
 	if err != nil {
 		return err
@@ -100,7 +135,7 @@ func (e *Env) trace(ctx context.Context, text string, t tracing) (err error) {
 		return err
 	}
 	a.ID = s.ID
-	why, impact, err := e.linksOf(ctx, h, s)
+	why, impact, err := e.linksOf(ctx, h, s, others)
 	if err != nil {
 		return err
 	}
@@ -134,7 +169,7 @@ func (e *Env) trace(ctx context.Context, text string, t tracing) (err error) {
 }
 
 // linksOf returns a message's causes, and what it caused: by the index where no other service can be met.
-func (e *Env) linksOf(ctx context.Context, h *history.History, s *history.Step) (why, impact iter.Seq2[history.Link, error], err error) {
+func (e *Env) linksOf(ctx context.Context, h *history.History, s *history.Step, others map[string]driver.Log) (why, impact iter.Seq2[history.Link, error], err error) {
 	talks, err := h.Talks(ctx, s)
 	if err != nil {
 		return nil, nil, err
@@ -142,12 +177,18 @@ func (e *Env) linksOf(ctx context.Context, h *history.History, s *history.Step) 
 	if !talks {
 		return h.Why(ctx, s), h.Impact(ctx, s), nil
 	}
-	c, err := h.Chain(ctx, s, slices.Collect(maps.Values(e.app.Peers))...)
+	tell, end := e.Progress("reading journals")
+	beyond := history.Beyond{
+		Services: slices.AppendSeq(slices.Collect(maps.Values(e.app.Peers)), maps.Keys(others)), Logs: others,
+		Progress: func(_ string, done, total int64) { tell(done, total) },
+	}
+	c, err := h.Chain(ctx, s, beyond)
+	end()
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, name := range c.Missing() {
-		e.Notef("note: there is no journal of %s on this log", name)
+		e.Notef("note: there is no journal of %s on this log; if it is a service, --with DIR takes an archive of it", name)
 	}
 	return c.Why(s.ID), c.Impact(s.ID), nil
 }

@@ -26,26 +26,34 @@ type Chain struct {
 	missing  []string
 }
 
+// Beyond says what a chain is read from beside the history's own journal.
+type Beyond struct {
+	Services []string              // they are read in any case; those whose messages are met on the way are read, too
+	Logs     map[string]driver.Log // by service: where its journal is, if not on the history's log
+
+	// Progress is called now and then while a service's journal is read, from one goroutine; nil: not.
+	Progress func(service string, done, total int64)
+}
+
 // Talks reports whether a message's chain may lead beyond this history, or through effects and events: [History.Why] and
 // [History.Impact] then see less than [History.Chain].
 func (h *History) Talks(ctx context.Context, of *Step) (bool, error) {
-	sends, _, events := h.machine.Counterparts()
-	if len(sends)+len(events)+len(h.machine.Effects()) > 0 {
-		return true, nil
-	}
 	e, err := h.source.Decision(ctx, of.Position.Partition, of.N)
-	return err == nil && e.Cause.Sender != (deja.Stream{}), err
+	if err != nil || of.Status == deja.Conflicted || e.Cause.CorrelationID.IsZero() { // it is in no chain
+		return false, err
+	}
+	sends, _, events := h.machine.Counterparts()
+	return len(sends)+len(events)+len(h.machine.Effects()) > 0 || e.Cause.Sender != (deja.Stream{}), nil
 }
 
-// Chain reads the chain that a message is in: from this service's journal, those of the services named, and those whose
-// messages are met on the way.
-func (h *History) Chain(ctx context.Context, of *Step, services ...string) (*Chain, error) {
+// Chain reads the chain that a message is in, as [History.Talks] tells of it: from this service's journal and from those beyond.
+func (h *History) Chain(ctx context.Context, of *Step, beyond Beyond) (*Chain, error) {
 	e, err := h.source.Decision(ctx, of.Position.Partition, of.N)
 	if err != nil {
 		return nil, err
 	}
 	c := &Chain{root: e.Cause.CorrelationID, first: map[deja.ID]Link{}, emitter: map[deja.ID]deja.ID{}, children: map[deja.ID][]deja.ID{}}
-	todo := append([]string{h.machine.Name(), e.Cause.Source}, services...)
+	todo := append([]string{h.machine.Name(), e.Cause.Source}, beyond.Services...)
 	read := map[string]bool{}
 	for len(todo) > 0 {
 		name := todo[0]
@@ -53,7 +61,11 @@ func (h *History) Chain(ctx context.Context, of *Step, services ...string) (*Cha
 			continue
 		}
 		read[name] = true
-		met, err := c.read(ctx, h.log, name)
+		log := h.log
+		if l, ok := beyond.Logs[name]; ok {
+			log = l
+		}
+		met, err := c.read(ctx, log, name, beyond.Progress)
 		if errors.Is(err, driver.ErrNotFound) {
 			c.missing = append(c.missing, name) // a client's own name, or a service that is elsewhere
 			continue
@@ -69,7 +81,7 @@ func (h *History) Chain(ctx context.Context, of *Step, services ...string) (*Cha
 }
 
 // read takes in what a service's journal has of the chain, and returns the services that the messages come from.
-func (c *Chain) read(ctx context.Context, log driver.Log, service string) (met []string, err error) {
+func (c *Chain) read(ctx context.Context, log driver.Log, service string, tell func(string, int64, int64)) (met []string, err error) {
 	t, err := log.Topic(ctx, wire.Journal(service))
 	if err != nil {
 		return nil, err
@@ -79,7 +91,7 @@ func (c *Chain) read(ctx context.Context, log driver.Log, service string) (met [
 		if err != nil {
 			return nil, err
 		}
-		_, end, err := log.Bounds(ctx, t.Name, n)
+		first, end, err := log.Bounds(ctx, t.Name, n)
 		if err != nil {
 			return nil, err
 		}
@@ -96,6 +108,9 @@ func (c *Chain) read(ctx context.Context, log driver.Log, service string) (met [
 				if c.take(service, entries[i].Record) && !slices.Contains(met, entries[i].Cause.Source) {
 					met = append(met, entries[i].Cause.Source)
 				}
+			}
+			if tell != nil {
+				tell(service, r.Mark().Offset-first, end-first)
 			}
 		}
 	}
