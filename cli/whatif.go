@@ -9,9 +9,11 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/history"
 )
 
@@ -290,9 +292,19 @@ func orNone(word string) string {
 func emitted(t io.Writer, word string, all []history.Emission) {
 	for i, m := range all {
 		if i == mostShown {
-			fmt.Fprintf(t, "…\t%s more %s\n", plural(int64(len(all)-mostShown), "event"), word)
+			fmt.Fprintf(t, "…\t%s more %s\n", plural(int64(len(all)-mostShown), "emission"), word)
 			break
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\tof %s\n", word, m.Type, m.Payload, m.Message)
+		what, of := m.Type, "of "+m.Message.String()
+		if m.Kind != deja.KindEvent.String() {
+			what = m.Kind + " " + m.Type
+		}
+		switch {
+		case !m.Due.IsZero():
+			of = m.To + " at " + m.Due.Format(time.RFC3339Nano) + ", " + of
+		case m.To != "":
+			of = "to " + m.To + ", " + of
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", word, what, m.Payload, of)
 	}
 }

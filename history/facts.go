@@ -111,7 +111,11 @@ func (f *facts) take(ctx context.Context, s *streamPlan, d *delivery) error {
 			f.open[s.stream] = f.open[s.stream].After(e.Record, s.open.rules)
 		}
 		f.parked[s.stream] += parks(st)
-		f.of(st).now = append(f.of(st).now, recordedOutcome(st))
+		o, err := f.recorded(ctx, st)
+		if err != nil {
+			return err
+		}
+		f.of(st).now = append(f.of(st).now, o)
 	}
 	if d.own {
 		f.know(d, d.step.Status)

@@ -28,7 +28,14 @@ type lifetime struct {
 	cursor  map[deja.Stream]int        // how many of its groups were handled
 	fields  map[deja.Stream]map[string]string
 	rows    map[deja.Stream]driver.State // of facts folded
-	holes   []Emission
+	holes   []hole
+	results map[deja.ID]bool // the effects that were answered
+}
+
+// A hole is an effect that is asked for.
+type hole struct {
+	id deja.ID
+	Emission
 }
 
 // settled is a message as it was and as it is now.
@@ -48,7 +55,7 @@ func newLifetime(p *plan) *lifetime {
 	l := &lifetime{
 		plan: p, settled: map[deja.Position]*settled{}, at: map[deja.Position]*settled{}, fed: make([]int64, len(p.parts)),
 		stopped: map[deja.Stream]int64{}, cursor: map[deja.Stream]int{}, fields: map[deja.Stream]map[string]string{},
-		rows: map[deja.Stream]driver.State{},
+		rows: map[deja.Stream]driver.State{}, results: map[deja.ID]bool{},
 	}
 	for i := range l.fed {
 		l.fed[i] = -1
@@ -101,7 +108,7 @@ func (l *lifetime) expect(d *delivery) {
 	if d.step != nil {
 		s = l.of(d.step)
 		if d.step.Status == deja.Conflicted {
-			s.was = append(s.was, recordedOutcome(d.step))
+			s.was = append(s.was, &outcome{status: d.step.Status})
 		}
 	} else {
 		topic := wire.Inbox(l.h.machine.Name())
@@ -127,8 +134,39 @@ func (l *lifetime) decided(d relive.Decision) {
 	s.now = append(s.now, outcomeOf(d))
 	for i := range d.Decided.Effects {
 		ef := &d.Decided.Effects[i]
-		l.holes = append(l.holes, Emission{s.id, s.stream.String(), ef.Kind.String(), ef.Type, jsonOf(ef.Payload)})
+		l.holes = append(l.holes, hole{ef.ID, Emission{
+			Message: s.id, Key: s.stream.String(), Kind: ef.Kind.String(), Type: ef.Type, Payload: jsonOf(ef.Payload),
+		}})
 	}
+	if d.Cause.Kind == deja.KindResult {
+		l.results[d.Cause.CausationID] = true
+	}
+}
+
+// open returns the effects that have no result: none came while they were lived, nor was one recorded behind that.
+func (l *lifetime) open() []Emission {
+	for s, sp := range l.streams {
+		groups := sp.groups
+		if _, ok := l.stopped[s]; ok {
+			groups = groups[l.cursor[s]:]
+		} else if l.mind != nil {
+			continue
+		}
+		for _, g := range groups {
+			for _, st := range g.steps {
+				if st.Kind == deja.KindResult {
+					l.results[st.Cause] = true
+				}
+			}
+		}
+	}
+	var all []Emission
+	for _, h := range l.holes {
+		if !l.results[h.id] {
+			all = append(all, h.Emission)
+		}
+	}
+	return all
 }
 
 // live lets the handlers decide again, of this build or another. This one leaves the keys that are as they were, unless it is to
@@ -295,7 +333,7 @@ func sameFields(a map[string]string, b []canon.Field) bool {
 }
 
 // compared returns all accounts in order of time, each with how it was settled as far as that is compared.
-func (l *lifetime) compared() []*settled {
+func (l *lifetime) compared(ctx context.Context) ([]*settled, error) {
 	for _, s := range l.streams { // each message is of one
 		groups := s.groups
 		if _, ok := l.stopped[s.stream]; ok {
@@ -303,14 +341,18 @@ func (l *lifetime) compared() []*settled {
 		}
 		for _, g := range groups {
 			for _, st := range g.steps {
-				l.of(st).was = append(l.of(st).was, recordedOutcome(st))
+				o, err := l.recorded(ctx, st)
+				if err != nil {
+					return nil, err
+				}
+				l.of(st).was = append(l.of(st).was, o)
 			}
 		}
 	}
 	slices.SortStableFunc(l.list, func(a, b *settled) int {
 		return cmp.Or(a.time.Compare(b.time), cmp.Compare(a.position.Partition, b.position.Partition), cmp.Compare(a.position.Offset, b.position.Offset))
 	})
-	return l.list
+	return l.list, nil
 }
 
 // row returns a stream's row at the end.

@@ -2,10 +2,12 @@ package history
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	placing "github.com/dejalog/deja/internal/place"
 	"github.com/dejalog/deja/internal/remit"
 	"github.com/dejalog/deja/internal/wire"
+	"github.com/dejalog/deja/replay"
 )
 
 // remitted is a bank's past: remittances that ended in all the ways that there are, with timers that fired, early and late
@@ -267,4 +270,68 @@ func TestASagaInDoubtIsPinned(t *testing.T) {
 	if holds, _, err := r.Holds(first.Stream, when); err != nil || !holds {
 		t.Errorf("relived, it does not hold: %v", err)
 	}
+}
+
+// What is sent otherwise is told, and that nobody else was asked.
+func TestWhatASagaWouldHaveSent(t *testing.T) {
+	h := newRemitted(t)
+	r1 := deja.Stream{Aggregate: "remittance", Key: "r1"}
+	var start, posted *Step
+	eachDecision(t, h, func(s *Step) {
+		switch {
+		case s.Stream == r1 && s.Type == "remittance.start":
+			start = s
+		case s.Stream == r1 && s.Type == "posting.post":
+			posted = s
+		}
+	})
+	sends := func(es []Emission) (all []string) {
+		for _, e := range es {
+			if e.Kind != "event" {
+				all = append(all, e.Kind+" "+e.Type+" to "+e.To)
+			}
+		}
+		return all
+	}
+	at := func(s *Step) replay.Locator {
+		return locate(t, fmt.Sprintf("inbox:%d:%d", s.Position.Partition, s.Position.Offset))
+	}
+	for _, facts := range []Facts{Decided, Fixed} {
+		w, err := h.WhatIf(t.Context(), Overlay{{Do: Drop, Message: at(posted)}}, WhatIfOptions{Facts: facts})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sends(w.Lost); !slices.Equal(got, []string{"effect receipt.mail to "}) || len(w.Notes) != 1 || len(w.Holes) > 0 {
+			t.Errorf("without the ledger's reply %v is lost; %v, %v", got, w.Notes, w.Holes)
+		}
+	}
+	more := json.RawMessage("40")
+	w, err := h.WhatIf(t.Context(), Overlay{{Do: Set, Message: at(start), Fields: map[string]json.RawMessage{"Amount": more}}}, WhatIfOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"command account.withdraw to account/ana", "command posting.post to posting/r1", "effect receipt.mail to "}
+	if got := sends(w.Gained); !slices.Equal(got, want) || !slices.Equal(sends(w.Lost), want) || len(w.Notes) != 1 || len(w.Holes) > 0 {
+		t.Errorf("with another amount %v is gained, %v lost; %v, %v", got, sends(w.Lost), w.Notes, w.Holes)
+	}
+	result, to := lastOf(t, h, r1, deja.KindResult), h.All()
+	to.Last = slices.Clone(to.Last)
+	to.Last[result.Position.Partition] = result.N - 1
+	if w, err = h.WhatIf(t.Context(), Overlay{{Do: Duplicate, Message: at(posted)}}, WhatIfOptions{To: to}); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.Holes) != 1 || w.Holes[0].Type != "receipt.mail" || w.Differs() {
+		t.Errorf("before its result came: %+v", w)
+	}
+}
+
+// lastOf returns the last decision of a stream about a message of a kind.
+func lastOf(t *testing.T, h *History, s deja.Stream, k deja.Kind) (last *Step) {
+	t.Helper()
+	eachDecision(t, h, func(st *Step) {
+		if st.Stream == s && st.Kind == k {
+			last = st
+		}
+	})
+	return last
 }

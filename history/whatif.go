@@ -74,11 +74,13 @@ type Differing struct {
 	same bool // for all that was done to it
 }
 
-// An Emission is an event or an effect of a message.
+// An Emission is what a decision emits: an event, a command that it sends, a timer that it sets, or an effect that it asks for.
 type Emission struct {
 	Message deja.ID         `json:"message"`
 	Key     string          `json:"key"`
-	Kind    string          `json:"kind"` // event or effect
+	Kind    string          `json:"kind"`         // event, command, timer or effect
+	To      string          `json:"to,omitempty"` // of a command the stream, of a timer its name
+	Due     time.Time       `json:"due,omitzero"` // of a timer
 	Type    string          `json:"type"`
 	Payload json.RawMessage `json:"payload"`
 }
@@ -156,8 +158,8 @@ func (h *History) WhatIf(ctx context.Context, o Overlay, opt WhatIfOptions) (*Wh
 type outcome struct {
 	status deja.Status // 0: not at all, or as a duplicate
 	reason string
-	events []Event
-	again  bool // for an act
+	emits  []Emission // without message and key
+	again  bool       // for an act
 }
 
 func outcomeOf(d relive.Decision) *outcome {
@@ -165,37 +167,83 @@ func outcomeOf(d relive.Decision) *outcome {
 	if d.Decided.Reason != (deja.Rejection{}) {
 		o.reason = d.Decided.Reason.Error()
 	}
-	for i := range d.Decided.Events {
-		o.events = append(o.events, Event{d.Decided.Events[i].Type, d.Decided.Events[i].Payload})
-	}
+	o.emits = emitted(&d.Decided)
 	return o
 }
 
-func recordedOutcome(s *Step) *outcome {
-	return &outcome{status: s.Status, events: s.Events, again: !s.Act.IsZero()}
+// emitted returns what a decision emits.
+func emitted(d *deja.Decided) []Emission {
+	var all []Emission
+	for i := range d.Events {
+		all = append(all, Emission{Kind: deja.KindEvent.String(), Type: d.Events[i].Type, Payload: jsonOf(d.Events[i].Payload)})
+	}
+	for i := range d.Commands {
+		c := &d.Commands[i]
+		all = append(all, Emission{Kind: deja.KindCommand.String(), To: c.Stream.String(), Type: c.Type, Payload: jsonOf(c.Payload)})
+	}
+	for i := range d.Timers {
+		t := &d.Timers[i]
+		all = append(all, Emission{Kind: deja.KindTimer.String(), To: t.Name, Due: t.Due, Type: t.Command.Type, Payload: jsonOf(t.Command.Payload)})
+	}
+	for i := range d.Effects {
+		all = append(all, Emission{Kind: deja.KindEffect.String(), Type: d.Effects[i].Type, Payload: jsonOf(d.Effects[i].Payload)})
+	}
+	return all
 }
 
-// same reports whether two outcomes are one: the same word, and the same events.
+// recorded returns how a decision was settled, as the journal has it.
+func (l *lifetime) recorded(ctx context.Context, s *Step) (*outcome, error) {
+	e, err := l.h.source.Decision(ctx, s.Position.Partition, s.N)
+	if err != nil {
+		return nil, err
+	}
+	return &outcome{status: s.Status, emits: emitted(&e.Decided), again: !s.Act.IsZero()}, nil
+}
+
+// same reports whether two outcomes are one: the same word, and the same emissions.
 func (o *outcome) same(p *outcome) bool {
-	return o.status == p.status && slices.EqualFunc(o.events, p.events, sameEvent)
+	return o.status == p.status && slices.EqualFunc(o.emits, p.emits, sameEmission)
+}
+
+func sameEmission(a, b Emission) bool {
+	return a.Kind == b.Kind && a.To == b.To && a.Due.Equal(b.Due) && a.Type == b.Type && bytes.Equal(a.Payload, b.Payload)
 }
 
 func sameEvent(a, b Event) bool { return a.Type == b.Type && bytes.Equal(a.Payload, b.Payload) }
 
 // tell fills in what differs.
 func (w *WhatIf) tell(ctx context.Context, l *lifetime) error {
-	for _, s := range l.compared() {
+	all, err := l.compared(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
 		w.compare(s)
 	}
 	if i := slices.IndexFunc(w.Differing, func(d Differing) bool { return !d.same }); i >= 0 {
 		first := w.Differing[i]
 		w.First = &first
 	}
-	w.Holes = append(w.Holes, l.holes...)
+	w.Holes = append(w.Holes, l.open()...)
 	if err := w.orphans(ctx, l); err != nil {
 		return err
 	}
-	return w.states(ctx, l)
+	if err := w.states(ctx, l); err != nil {
+		return err
+	}
+	w.foreign(l)
+	return nil
+}
+
+// foreign says that nobody else was asked again, where that matters.
+func (w *WhatIf) foreign(l *lifetime) {
+	asks := func(e Emission) bool {
+		return e.Kind == deja.KindCommand.String() || e.Kind == deja.KindEffect.String()
+	}
+	waits := slices.ContainsFunc(slices.Collect(maps.Values(l.streams)), func(s *streamPlan) bool { return s.open != nil })
+	if w.Differs() && (waits || slices.ContainsFunc(w.Gained, asks) || slices.ContainsFunc(w.Lost, asks)) {
+		w.Notes = append(w.Notes, "who is sent commands is not lived again, and no effect is called: replies, timers and results are those that were recorded")
+	}
 }
 
 // compare tells what differs in how a delivery was settled.
@@ -224,16 +272,16 @@ func (w *WhatIf) outcome(s *settled, was, now *outcome) {
 	if s.edit != nil {
 		d.Edit = s.edit.Do.String()
 	}
-	lost, gained := []Event(nil), []Event(nil)
+	lost, gained := []Emission(nil), []Emission(nil)
 	switch {
 	case was != nil:
-		d.Was, lost = was.status.String(), was.events
+		d.Was, lost = was.status.String(), was.emits
 	case s.repeat:
 		d.Was = "duplicate"
 	}
 	switch {
 	case now != nil:
-		d.Now, d.Reason, gained = now.status.String(), now.reason, now.events
+		d.Now, d.Reason, gained = now.status.String(), now.reason, now.emits
 	case !s.gone && (was == nil || !was.again):
 		d.Now = "duplicate"
 	}
@@ -251,12 +299,12 @@ func (w *WhatIf) outcome(s *settled, was, now *outcome) {
 	}
 }
 
-// minus returns the events of a that b has not.
-func minus(a, b []Event) []Event {
+// minus returns the emissions of a that b has not.
+func minus(a, b []Emission) []Emission {
 	b = slices.Clone(b)
-	var left []Event
+	var left []Emission
 	for _, e := range a {
-		if i := slices.IndexFunc(b, func(o Event) bool { return sameEvent(e, o) }); i >= 0 {
+		if i := slices.IndexFunc(b, func(o Emission) bool { return sameEmission(e, o) }); i >= 0 {
 			b = slices.Delete(b, i, i+1)
 			continue
 		}
@@ -265,10 +313,10 @@ func minus(a, b []Event) []Event {
 	return left
 }
 
-func (s *settled) emissions(events []Event) []Emission {
-	var all []Emission
-	for _, e := range events {
-		all = append(all, Emission{s.id, s.stream.String(), deja.KindEvent.String(), e.Type, jsonOf(e.Payload)})
+// emissions returns emissions as those of the message.
+func (s *settled) emissions(all []Emission) []Emission {
+	for i := range all {
+		all[i].Message, all[i].Key = s.id, s.stream.String()
 	}
 	return all
 }
