@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"testing"
@@ -38,7 +37,7 @@ func (r *remitted) starts(svc *deja.Service, store driver.Store, effects ...deja
 	r.t.Helper()
 	e, err := engine.New(engine.Config{
 		Service: svc, Log: r.log, Store: store, Peers: remit.Peers(), Effects: effects,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		r.t.Fatal(err)
