@@ -127,7 +127,7 @@ func newRemitted(t *testing.T) *History {
 	r.do("r3", remit.Start{From: "ana", To: "bob", Amount: 3000, Patience: time.Hour}, deja.AtEnd())
 	r.until("the receipt is known", func() bool { return r.remittance("r1").Receipt != "" })
 	down()
-	r.do("r4", remit.Start{From: "ana", To: "bob", Amount: 20, Patience: 300 * time.Millisecond}, deja.Point{})
+	r.do("r4", remit.Start{From: "ana", To: "bob", Amount: 20, Patience: 2 * time.Second}, deja.Point{})
 	r.do("r5", remit.Start{From: "eve", To: "bob", Amount: 20, Patience: 300 * time.Millisecond}, deja.Point{})
 	r.until("the timer is set", func() bool { return len(r.open("r4").Timers) == 1 })
 	early := r.open("r4").Timers[0].Command
