@@ -47,7 +47,7 @@ func TestSagasEndThoughTheStoresAreLost(t *testing.T) {
 	start("r2", "ana", time.Hour)
 	start("r3", "eve", 2*time.Second)
 	for _, key := range []string{"r2", "r3"} {
-		until(t, key+" waits for the ledger", func() bool { 
+		until(t, key+" waits for the ledger", func() bool {
 			phase := state[remit.Remittance](t, bank, "remittance", key).Phase
 			return phase == remit.Posting || phase == remit.Undoing
 		})
