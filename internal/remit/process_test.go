@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 
@@ -58,7 +59,7 @@ func (p *process) arm(suffix string, target *point, gate chan struct{}) {
 func (p *process) passed() map[point]bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.seen
+	return maps.Clone(p.seen) // it goes on meanwhile
 }
 
 // at passes a point, and dies there if it is the one.
