@@ -117,7 +117,7 @@ func play(ctx context.Context, c deja.Client, f []string) error {
 	send := func(digits, key string, cmd deja.Command) error {
 		id, err := deja.ParseID((digits + "00000000")[:8] + "-0000-4000-8000-000000000000")
 		if err == nil {
-			_, err = c.Do(ctx, deja.Request{ID: id, Key: key, Command: cmd, Actor: "tester"})
+			_, err = c.Do(ctx, deja.Request{ID: id, Key: key, Command: cmd, Actor: "tester", Source: "https://teller/1"})
 		}
 		return err
 	}

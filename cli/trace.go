@@ -188,7 +188,7 @@ func (e *Env) linksOf(ctx context.Context, h *history.History, s *history.Step, 
 		return nil, nil, err
 	}
 	for _, name := range c.Missing() {
-		e.Notef("note: there is no journal of %s on this log; if it is a service, --with DIR takes an archive of it", name)
+		e.Notef("note: there is no journal of %s on this log; --with DIR takes an archive of it", name)
 	}
 	return c.Why(s.ID), c.Impact(s.ID), nil
 }

@@ -53,7 +53,10 @@ func (h *History) Chain(ctx context.Context, of *Step, beyond Beyond) (*Chain, e
 		return nil, err
 	}
 	c := &Chain{root: e.Cause.CorrelationID, first: map[deja.ID]Link{}, emitter: map[deja.ID]deja.ID{}, children: map[deja.ID][]deja.ID{}}
-	todo := append([]string{h.machine.Name(), e.Cause.Source}, beyond.Services...)
+	todo := append([]string{h.machine.Name()}, beyond.Services...)
+	if name := sentBy(&e.Cause); name != "" {
+		todo = append(todo, name)
+	}
 	read := map[string]bool{}
 	for len(todo) > 0 {
 		name := todo[0]
@@ -67,7 +70,7 @@ func (h *History) Chain(ctx context.Context, of *Step, beyond Beyond) (*Chain, e
 		}
 		met, err := c.read(ctx, log, name, beyond.Progress)
 		if errors.Is(err, driver.ErrNotFound) {
-			c.missing = append(c.missing, name) // a client's own name, or a service that is elsewhere
+			c.missing = append(c.missing, name)
 			continue
 		}
 		if err != nil {
@@ -105,8 +108,11 @@ func (c *Chain) read(ctx context.Context, log driver.Log, service string, tell f
 				break
 			}
 			for i := range entries {
-				if c.take(service, entries[i].Record) && !slices.Contains(met, entries[i].Cause.Source) {
-					met = append(met, entries[i].Cause.Source)
+				if !c.take(service, entries[i].Record) {
+					continue
+				}
+				if name := sentBy(&entries[i].Cause); name != "" && !slices.Contains(met, name) {
+					met = append(met, name)
 				}
 			}
 			if tell != nil {
@@ -115,6 +121,15 @@ func (c *Chain) read(ctx context.Context, log driver.Log, service string, tell f
 		}
 	}
 	return met, nil
+}
+
+// sentBy returns the service whose aggregate sent a message, answered with it or recorded it; empty if a client sent it, whose
+// name for itself may be anything.
+func sentBy(m *deja.Envelope) string {
+	if m.Kind == deja.KindReply || m.Sender != (deja.Stream{}) {
+		return m.Source
+	}
+	return ""
 }
 
 // take takes a decision in, if it is of the chain, and reports whether it is.
@@ -160,8 +175,7 @@ func (c *Chain) cause(s *Step) deja.ID {
 	return s.Cause
 }
 
-// Missing returns the senders in the chain that are no services on this log: clients with names of their own, or services
-// whose journals are elsewhere.
+// Missing returns the services of the chain whose journals were not there to be read.
 func (c *Chain) Missing() []string { return c.missing }
 
 // Why is as [History.Why], in all services.
