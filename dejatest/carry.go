@@ -28,7 +28,7 @@ func (l *life) carry(from, to string) {
 		l.carriers = append(l.carriers, &carrier{
 			route: route.Route{Machine: l.m, Peers: l.peers, From: from, To: to},
 			from:  deja.Position{Topic: wire.Journal(from), Partition: p},
-			name:  l.name() + ".route." + to,
+			name:  route.Reader(l.name(), to),
 		})
 	}
 }

@@ -64,7 +64,7 @@ func (e *Engine) newCarrying(ctx context.Context, from string, partition int32, 
 		e:       e,
 		route:   route.Route{Machine: e.machine, Peers: e.cfg.Peers, From: from, To: to},
 		cursors: e.log.(driver.Cursors),
-		reader:  e.machine.Name() + ".route." + to,
+		reader:  route.Reader(e.machine.Name(), to),
 		source:  deja.Position{Topic: wire.Journal(from), Partition: partition},
 	}
 	var err error

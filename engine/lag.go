@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/route"
 	"github.com/dejalog/deja/internal/wire"
 )
 
@@ -47,7 +48,7 @@ func (e *Engine) routeHealth(ctx context.Context, ps []PartitionHealth) (hs []Ro
 	}
 	own := e.machine.Name()
 	look := func(id routeID, end int64) error {
-		at, err := cursors.Cursor(ctx, own+".route."+id.to, wire.Journal(id.service), id.partition)
+		at, err := cursors.Cursor(ctx, route.Reader(own, id.to), wire.Journal(id.service), id.partition)
 		if err != nil {
 			return err
 		}

@@ -159,7 +159,7 @@ func (wh *wheel) watch(ctx context.Context) error {
 	e := wh.p.e
 	cursors, _ := e.log.(driver.Cursors)
 	for s, end := range wh.heard {
-		at, err := cursors.Cursor(ctx, e.machine.Name()+".route."+e.machine.Name(), wire.Journal(s.service), s.partition)
+		at, err := cursors.Cursor(ctx, route.Reader(e.machine.Name(), e.machine.Name()), wire.Journal(s.service), s.partition)
 		if err != nil {
 			return err
 		}

@@ -46,6 +46,9 @@ func NewTopology(m *deja.Machine, peers map[string]string) Topology {
 	return t
 }
 
+// Reader names the cursors of a service's routes into an inbox, of each partition of a journal.
+func Reader(service, to string) string { return service + ".route." + to }
+
 // Record returns the record of a message in an inbox of so many partitions.
 func Record(m *deja.Envelope, partitions int32) driver.Record {
 	return driver.Record{

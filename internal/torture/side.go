@@ -171,7 +171,7 @@ func (s *side) open(ctx context.Context) (streams []string, err error) {
 // in the inboxes, as far as this service carries it.
 func (s *side) carried(ctx context.Context, decided map[string][partitions]int64) (bool, error) {
 	at := func(from, to string, n int32) (int64, error) {
-		return s.log.Cursor(ctx, s.name+".route."+to, wire.Journal(from), n)
+		return s.log.Cursor(ctx, route.Reader(s.name, to), wire.Journal(from), n)
 	}
 	for n := range int32(partitions) {
 		for _, to := range s.talks.Targets {
