@@ -235,11 +235,7 @@ func (e *Engine) carryPartition(ctx context.Context, from string, number int32, 
 			}
 			continue
 		}
-		recs := make([]*wire.Record, len(entries))
-		for i := range entries {
-			recs[i] = entries[i].Record
-		}
-		if err := c.carry(ctx, recs, r.Seen().Offset); err != nil {
+		if err := c.carry(ctx, recordsOf(entries), r.Seen().Offset); err != nil {
 			return err
 		}
 		well()

@@ -277,15 +277,20 @@ func (e *Engine) joint() bool {
 	return ok && j.Joint(e.log)
 }
 
+// latest returns the number of the newest life in a partition's journal, where it can hold several; else 0.
+func (e *Engine) latest(ctx context.Context, partition int32) (int64, error) {
+	if e.joint() {
+		return 0, nil
+	}
+	at, err := e.store.Progress(ctx, partition)
+	return at.Incarnation.Number, err
+}
+
 // recorded reads the decision of a ledger entry from the journal.
 func (c *client) recorded(ctx context.Context, e driver.Entry) (*wire.Record, error) {
-	at, err := c.e.store.Progress(ctx, e.Partition)
+	latest, err := c.e.latest(ctx, e.Partition)
 	if err != nil {
 		return nil, err
-	}
-	latest := at.Incarnation.Number
-	if c.e.joint() {
-		latest = 0
 	}
 	found, err := journal.Find(ctx, c.e.log, c.e.machine.Name(), e.Partition, e.N, latest)
 	return found.Record, err

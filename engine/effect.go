@@ -128,9 +128,9 @@ type effects struct {
 	results chan driver.Record // on their way into the inbox
 
 	mu       sync.Mutex
-	known    map[deja.ID]string // effects that are being performed, or have a result that is not decided yet; their types
-	count    map[string]int     // of those that are being performed, by type
-	overflow map[string]bool    // types of which some were left in the store
+	known    map[deja.ID]bool // effects that are being performed, or have a result that is not decided yet
+	count    map[string]int   // of those that are being performed, by type
+	overflow map[string]bool  // types of which some were left in the store
 	all      sync.WaitGroup
 }
 
@@ -141,7 +141,7 @@ func (p *partition) perform(ctx context.Context, w *step.Worker) {
 		if err != nil {
 			return err
 		}
-		x := &effects{p: p, w: w, inbox: inbox, results: make(chan driver.Record, batchSize), known: map[deja.ID]string{}, count: map[string]int{}, overflow: map[string]bool{}}
+		x := &effects{p: p, w: w, inbox: inbox, results: make(chan driver.Record, batchSize), known: map[deja.ID]bool{}, count: map[string]int{}, overflow: map[string]bool{}}
 		ctx, cancel := context.WithCancel(ctx)
 		defer x.all.Wait()
 		defer cancel()
@@ -182,18 +182,10 @@ func (x *effects) run(ctx context.Context, well func()) error {
 // answered waits until what is in the inbox now is handled: there may be results in it.
 func (x *effects) answered(ctx context.Context) error {
 	_, end, err := x.p.e.log.Bounds(ctx, wire.Inbox(x.p.e.machine.Name()), x.p.number)
-	for err == nil && x.w.Progress().Position < end {
-		news := x.p.news()
-		if x.w.Progress().Position >= end {
-			break
-		}
-		select {
-		case <-news:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if err != nil {
+		return err
 	}
-	return err
+	return x.p.wait(ctx, func() bool { return x.w.Progress().Position >= end })
 }
 
 // open begins to perform what is open in the store and not known, of some types or, with none, of all.
@@ -213,7 +205,7 @@ func (x *effects) open(ctx context.Context, types map[string]bool) error {
 			if len(open.Effects) == 0 {
 				continue
 			}
-			if err := x.released(ctx, row.N); err != nil {
+			if err := x.p.wait(ctx, func() bool { return x.w.Released() >= row.N }); err != nil {
 				return err
 			}
 			for i := range open.Effects {
@@ -224,22 +216,6 @@ func (x *effects) open(ctx context.Context, types map[string]bool) error {
 		}
 		after = rows[len(rows)-1].Stream
 	}
-}
-
-// released waits until a decision is logged.
-func (x *effects) released(ctx context.Context, n int64) error {
-	for x.w.Released() < n {
-		news := x.p.news()
-		if x.w.Released() >= n {
-			break
-		}
-		select {
-		case <-news:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
 }
 
 // take begins what decisions ask for, and ends what they have heard the result of.
@@ -265,14 +241,14 @@ func (x *effects) begin(ctx context.Context, e wire.Effect) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if _, ok := x.known[e.ID]; ok {
+	if x.known[e.ID] {
 		return
 	}
 	if x.count[e.Type] >= maxPerforming {
 		x.overflow[e.Type] = true
 		return
 	}
-	x.known[e.ID] = e.Type
+	x.known[e.ID] = true
 	x.count[e.Type]++
 	x.all.Go(func() {
 		defer func() {

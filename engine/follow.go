@@ -57,11 +57,15 @@ func (f *follower) reread(ctx context.Context) ([]*wire.Record, error) {
 		return nil, err
 	}
 	entries, err := f.r.Next(ctx, end, batchSize)
+	return recordsOf(entries), err
+}
+
+func recordsOf(entries []journal.Entry) []*wire.Record {
 	recs := make([]*wire.Record, len(entries))
 	for i := range entries {
 		recs[i] = entries[i].Record
 	}
-	return recs, err
+	return recs
 }
 
 // mark returns the mark right behind the last decision that was read.
@@ -89,6 +93,21 @@ func (p *partition) news() <-chan struct{} {
 		p.fresh = make(chan struct{})
 	}
 	return p.fresh
+}
+
+// wait waits until something holds that a commit or release can bring about.
+func (p *partition) wait(ctx context.Context, holds func() bool) error {
+	for {
+		news := p.news()
+		if holds() {
+			return nil
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // tellNews closes the channel of those that wait for news. The lock is held.

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/dejalog/deja/driver"
@@ -64,23 +63,8 @@ func (e *Engine) routeHealth(ctx context.Context, ps []PartitionHealth) (hs []Ro
 			}
 		}
 	}
-	for _, from := range e.talks.Sources {
-		t, err := e.log.Topic(ctx, wire.Journal(from))
-		if errors.Is(err, driver.ErrNotFound) {
-			continue // the route's fault says so
-		}
-		if err != nil {
-			return nil, err
-		}
-		for n := range t.Partitions {
-			_, end, err := e.log.Bounds(ctx, t.Name, n)
-			if err == nil {
-				err = look(routeID{source{from, n}, own}, end)
-			}
-			if err != nil {
-				return nil, err
-			}
-		}
+	if err := e.ends(ctx, func(s source, end int64) error { return look(routeID{s, own}, end) }); err != nil {
+		return nil, err
 	}
 	return hs, e.notStalled(ctx, hs)
 }

@@ -79,13 +79,9 @@ func (p *partition) watched(ctx context.Context, watch *watcher, w *waiter, n in
 func (c *client) since(ctx context.Context, p *partition, first *wire.Record, types []string) (*deja.Envelope, error) {
 	e := c.e
 	name, s := e.machine.Name(), first.Cause.Stream
-	var latest int64
-	if !e.joint() {
-		at, err := e.store.Progress(ctx, p.number)
-		if err != nil {
-			return nil, err
-		}
-		latest = at.Incarnation.Number
+	latest, err := e.latest(ctx, p.number)
+	if err != nil {
+		return nil, err
 	}
 	rows, err := e.store.Load(ctx, []deja.Stream{s})
 	if err != nil {

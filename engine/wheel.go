@@ -207,26 +207,37 @@ func (e *Engine) counted(ctx context.Context, s source, at, end int64) (int64, e
 	return at, nil
 }
 
-// ask asks how far the journals go now that answers come from.
-func (wh *wheel) ask(ctx context.Context) error {
-	e := wh.p.e
-	asked := time.Now()
-	heard := map[source]int64{}
-	for _, s := range e.talks.Sources {
-		t, err := e.log.Topic(ctx, wire.Journal(s))
+// ends calls fn with the end of each partition of the other services' journals that are heard, in order. One whose journal
+// is not there has not answered anything yet.
+func (e *Engine) ends(ctx context.Context, fn func(s source, end int64) error) error {
+	for _, service := range e.talks.Sources {
+		t, err := e.log.Topic(ctx, wire.Journal(service))
 		if errors.Is(err, driver.ErrNotFound) {
-			continue // nothing was ever answered
+			continue // the route's fault says so
 		}
 		if err != nil {
 			return err
 		}
 		for n := range t.Partitions {
 			_, end, err := e.log.Bounds(ctx, t.Name, n)
+			if err == nil {
+				err = fn(source{service, n}, end)
+			}
 			if err != nil {
 				return err
 			}
-			heard[source{s, n}] = end
 		}
+	}
+	return nil
+}
+
+// ask asks how far the journals go now that answers come from.
+func (wh *wheel) ask(ctx context.Context) error {
+	e := wh.p.e
+	asked := time.Now()
+	heard := map[source]int64{}
+	if err := e.ends(ctx, func(s source, end int64) error { heard[s] = end; return nil }); err != nil {
+		return err
 	}
 	if own := e.machine.Name(); slices.Contains(e.talks.Targets, own) {
 		ps, err := e.partitions(ctx)
