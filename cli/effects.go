@@ -181,7 +181,11 @@ func (e *Env) resolve(ctx context.Context, key, id string, r *resolving) (err er
 		return err
 	}
 	defer db.CloseInto(&err)
-	err = e.meanwhile(ctx, db, func(ctx context.Context, eng *engine.Engine) error { return eng.Resolve(ctx, what) })
+	var result deja.Outcome
+	err = e.meanwhile(ctx, db, func(ctx context.Context, eng *engine.Engine) (err error) {
+		result, err = eng.Resolve(ctx, what)
+		return err
+	})
 	if errors.Is(err, deja.ErrInvalid) {
 		return Usagef("%w; `%s` lists them", err, e.hint("effects list"))
 	}
@@ -189,8 +193,7 @@ func (e *Env) resolve(ctx context.Context, key, id string, r *resolving) (err er
 	if err != nil && !refused {
 		return err
 	}
-	result := e.machine.Derive(what.Stream, what.Effect, "result")
-	if err := e.printByHand(ctx, db, what.Stream, result); err != nil {
+	if err := e.printByHand(ctx, db, what.Stream, result.ID); err != nil {
 		return err
 	}
 	if refused {

@@ -29,8 +29,8 @@ service decide it; where there are none, this one does.`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return e.parked(cmd.Context()) },
 	}
 	cmd.AddCommand(
-		e.actCommand("retry", "Decide a parked message again, and then those behind it", (*engine.Engine).Retry),
-		e.actCommand("skip", "Give a parked message up, and decide those behind it", (*engine.Engine).Skip),
+		e.actCommand("retry ID|PREFIX", "Decide a parked message again, and then those behind it", "parked retry 0190163d", e.act, (*engine.Engine).Retry),
+		e.actCommand("skip ID|PREFIX", "Give a parked message up, and decide those behind it", "parked skip 0190163d", e.act, (*engine.Engine).Skip),
 	)
 	return cmd
 }
@@ -128,18 +128,19 @@ func (b *byHand) check(e *Env) error {
 	return nil
 }
 
-func (e *Env) actCommand(name, short string, act act) *cobra.Command {
+// actCommand returns a command for an act on a parked message; run finds the message that its argument names.
+func (e *Env) actCommand(use, short, example string, run func(context.Context, string, byHand, act) error, act act) *cobra.Command {
 	var by byHand
 	cmd := &cobra.Command{
-		Use:     name + " ID|PREFIX",
+		Use:     use,
 		Short:   short,
-		Example: e.examples("parked " + name + " 0190163d --reason 'fixed in the new build'"),
+		Example: e.examples(example + " --reason 'fixed in the new build'"),
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := by.check(e); err != nil {
 				return err
 			}
-			return e.act(cmd.Context(), args[0], by, act)
+			return run(cmd.Context(), args[0], by, act)
 		},
 	}
 	by.addFlags(cmd)

@@ -28,8 +28,8 @@ states. What is done by hand is a message like any other: it is recorded with wh
 	}
 	cmd.AddCommand(
 		e.sagasListCommand(), e.sagasShowCommand(), e.sagasCompensateCommand(),
-		e.sagasActCommand("retry", "Decide a saga's oldest parked message again, and then those behind it", (*engine.Engine).Retry),
-		e.sagasActCommand("skip", "Give a saga's oldest parked message up, and decide those behind it", (*engine.Engine).Skip),
+		e.actCommand("retry KEY", "Decide a saga's oldest parked message again, and then those behind it", "sagas retry transfer/576", e.actOnOldest, (*engine.Engine).Retry),
+		e.actCommand("skip KEY", "Give a saga's oldest parked message up, and decide those behind it", "sagas skip transfer/576", e.actOnOldest, (*engine.Engine).Skip),
 	)
 	return cmd
 }
@@ -267,24 +267,6 @@ func (e *Env) printByHand(ctx context.Context, db *Database, s deja.Stream, id d
 		fmt.Fprintf(e.Stdout, "  waits for %s\n", waitText(w))
 	}
 	return nil
-}
-
-func (e *Env) sagasActCommand(name, short string, act act) *cobra.Command {
-	var by byHand
-	cmd := &cobra.Command{
-		Use:     name + " KEY",
-		Short:   short,
-		Example: e.examples("sagas " + name + " transfer/576 --reason 'fixed in the new build'"),
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := by.check(e); err != nil {
-				return err
-			}
-			return e.actOnOldest(cmd.Context(), args[0], by, act)
-		},
-	}
-	by.addFlags(cmd)
-	return cmd
 }
 
 // actOnOldest acts on the oldest parked message of a key.

@@ -458,16 +458,16 @@ type Resolution struct {
 
 // Resolve gives an open effect its result by hand, and waits until it is decided. The error wraps [deja.ErrInvalid] if no
 // such effect is open. Like any result it is a message of the inbox, and the first result counts: where the service has
-// one at the same moment, the error is a *[deja.Conflict].
-func (e *Engine) Resolve(ctx context.Context, r Resolution) error {
+// one at the same moment, the error is a *[deja.Conflict]. It answers as [deja.Client.Do] does, for the result.
+func (e *Engine) Resolve(ctx context.Context, r Resolution) (deja.Outcome, error) {
 	rows, err := e.store.Load(ctx, []deja.Stream{r.Stream})
 	if err != nil {
-		return err
+		return deja.Outcome{}, err
 	}
 	for _, row := range rows {
 		open, err := wire.DecodeOpen(e.machine.Name(), row.Stream, row.Open)
 		if err != nil {
-			return err
+			return deja.Outcome{}, err
 		}
 		for i := range open.Effects {
 			if open.Effects[i].ID == r.Effect {
@@ -475,18 +475,17 @@ func (e *Engine) Resolve(ctx context.Context, r Resolution) error {
 			}
 		}
 	}
-	return fmt.Errorf("%w: no effect %s of %s is open", deja.ErrInvalid, r.Effect, r.Stream)
+	return deja.Outcome{}, fmt.Errorf("%w: no effect %s of %s is open", deja.ErrInvalid, r.Effect, r.Stream)
 }
 
-func (e *Engine) resolve(ctx context.Context, r Resolution, ef *wire.Effect) error {
+func (e *Engine) resolve(ctx context.Context, r Resolution, ef *wire.Effect) (deja.Outcome, error) {
 	m, err := route.Result{Command: r.Answer, Rejection: r.Rejection, Actor: r.Actor, Reason: r.Reason}.Message(e.machine, ef)
 	if err != nil {
-		return err
+		return deja.Outcome{}, err
 	}
 	env, err := request.Complete(e.machine, &m)
 	if err != nil {
-		return invalid(err)
+		return deja.Outcome{}, invalid(err)
 	}
-	_, err = (&client{e}).do(ctx, env)
-	return err
+	return (&client{e}).do(ctx, env)
 }

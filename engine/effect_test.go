@@ -249,10 +249,10 @@ func TestAnEffectOfUnknownOutcomeIsForAPersonToDecide(t *testing.T) {
 		{Actor: "ops", Reason: "never mind"},
 	} {
 		r.Stream, r.Effect = us[i].Stream, us[i].ID
-		if err := n.Resolve(timeout(t), r); err != nil {
+		if _, err := n.Resolve(timeout(t), r); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.Resolve(timeout(t), r); !errors.Is(err, deja.ErrInvalid) {
+		if _, err := n.Resolve(timeout(t), r); !errors.Is(err, deja.ErrInvalid) {
 			t.Errorf("resolved a second time: %v", err)
 		}
 	}
