@@ -1,7 +1,6 @@
 package cli_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,33 +21,16 @@ import (
 	"github.com/dejalog/deja/cli"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/engine"
+	"github.com/dejalog/deja/internal/testenv"
 	"github.com/dejalog/deja/internal/till"
 	"github.com/dejalog/deja/internal/wire"
 	"github.com/dejalog/deja/kafka"
 	"github.com/dejalog/deja/postgres"
 )
 
-// output is a buffer that is written and read by several.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
 // call runs the shop in this process.
 func call(ctx context.Context, args ...string) (code int, stdout, stderr string) {
-	var out, errs output
+	var out, errs testenv.Output
 	code = cli.App{Service: till.Service(till.Variant{})}.Main(ctx, append([]string{"shop"}, args...), strings.NewReader(""), &out, &errs, os.Getenv)
 	return code, out.String(), errs.String()
 }
@@ -90,7 +71,7 @@ func TestHealth(t *testing.T) {
 func healthOf(t *testing.T, path, state string) (code int, h engine.Health) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
-	var out, errs output
+	var out, errs testenv.Output
 	ran := make(chan int, 1)
 	go func() {
 		app := cli.App{Service: till.Service(till.Variant{})}

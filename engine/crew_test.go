@@ -19,6 +19,7 @@ import (
 	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/internal/fault"
 	"github.com/dejalog/deja/internal/memory"
+	"github.com/dejalog/deja/internal/testenv"
 	"github.com/dejalog/deja/internal/till"
 )
 
@@ -151,7 +152,7 @@ func TestAFrozenProcessWritesNothingWhenItWakesUp(t *testing.T) {
 		}
 		return fault.Pass
 	})
-	said := new(said)
+	said := new(testenv.Output)
 	first := runNode(t, engine.Config{Log: frozen.Log(log), Store: frozen.store(store), Logger: slog.New(slog.NewTextHandler(said, nil))})
 	sent.send(t, gateway.Client(), 5, 1)
 	until(t, "it works", func() bool { return handled(t, log, store, 1) })
@@ -163,8 +164,8 @@ func TestAFrozenProcessWritesNothingWhenItWakesUp(t *testing.T) {
 	until(t, "all is handled by the other", func() bool { return handled(t, log, store, 1) })
 	frozen.thaw()
 	close(wake)
-	until(t, "it finds out", func() bool { return strings.Contains(said.text(), driver.ErrFenced.Error()) })
-	if s := said.text(); strings.Contains(s, "halted") {
+	until(t, "it finds out", func() bool { return strings.Contains(said.String(), driver.ErrFenced.Error()) })
+	if s := said.String(); strings.Contains(s, "halted") {
 		t.Errorf("it said %s", s)
 	}
 	sent.send(t, gateway.Client(), 5, 50)
@@ -174,24 +175,6 @@ func TestAFrozenProcessWritesNothingWhenItWakesUp(t *testing.T) {
 	until(t, "the first goes on", func() bool { return handled(t, log, store, 1) })
 	first.end()
 	sent.check(t, log, store, 1)
-}
-
-// said is what an engine has logged.
-type said struct {
-	mu  sync.Mutex
-	all strings.Builder
-}
-
-func (s *said) Write(line []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.all.Write(line)
-}
-
-func (s *said) text() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.all.String()
 }
 
 // Only one fold version may be at work: that of the process that came last.

@@ -1,12 +1,10 @@
 package engine_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,33 +13,16 @@ import (
 	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/internal/memory"
 	"github.com/dejalog/deja/internal/remit"
+	"github.com/dejalog/deja/internal/testenv"
 	"github.com/dejalog/deja/internal/wire"
 )
-
-// pages is what a logger wrote.
-type pages struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (p *pages) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.b.Write(b)
-}
-
-func (p *pages) count(text string) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.Count(p.b.String(), text)
-}
 
 func TestHealthTellsOfSagasThatAreStuck(t *testing.T) {
 	log, banks := memory.NewLog(memory.LogConfig{Partitions: 2}), memory.NewStore()
 	services, ledgers := remit.Services(remit.Variant{})
 	ledger := runNode(t, engine.Config{Service: ledgers, Log: log, Store: memory.NewStore()})
 	ledger.end()
-	var told pages
+	var told testenv.Output
 	cfg := engine.Config{
 		Service: services, Log: log, Store: banks, Peers: remit.Peers(), Effects: []deja.Performer{remit.Mailer((&post{}).send)},
 		Logger: slog.New(slog.NewTextHandler(&told, nil)),
@@ -66,7 +47,7 @@ func TestHealthTellsOfSagasThatAreStuck(t *testing.T) {
 		t.Errorf("a stuck saga: OK %t, %+v", h.OK(), h.Sagas)
 	}
 	time.Sleep(3 * time.Second) // for another look
-	if n := told.count("a saga is stuck"); n != 1 {
+	if n := strings.Count(told.String(), "a saga is stuck"); n != 1 {
 		t.Errorf("the alarm was given %d times, want 1", n)
 	}
 	bank.end()

@@ -14,13 +14,13 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/dejalog/deja/idempotency"
+	"github.com/dejalog/deja/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -229,22 +229,7 @@ func do(t *testing.T, r *http.Request, status int) string {
 }
 
 // listener is a standard error on which a server says where it listens.
-type listener struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *listener) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *listener) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
+type listener struct{ testenv.Output }
 
 func (l *listener) wait(t *testing.T) string {
 	t.Helper()
@@ -254,6 +239,6 @@ func (l *listener) wait(t *testing.T) string {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatal(fmt.Errorf("the server does not listen: %s", l))
+	t.Fatal(fmt.Errorf("the server does not listen: %s", l.String()))
 	return ""
 }

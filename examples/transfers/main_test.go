@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -96,28 +95,10 @@ type result struct {
 	stdout, stderr string
 }
 
-// shared is what several write: the program, and for each of its processes whoever copies what that says.
-type shared struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (s *shared) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *shared) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
-
 func transfers(t *testing.T, getenv func(string) string, args ...string) result {
 	t.Helper()
 	t.Setenv("TMPDIR", t.TempDir())
-	var out, errs shared
+	var out, errs testenv.Output // its processes write, too
 	p := newProgram(strings.NewReader(""), &out, &errs, getenv)
 	code := p.main(t.Context(), args)
 	return result{code, out.String(), errs.String()}

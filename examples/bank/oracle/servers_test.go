@@ -301,34 +301,14 @@ func (s *sender) trickle(ctx context.Context, rows []berka.Transaction, rng *ran
 // A worker is a process that runs the bank.
 type worker struct {
 	cmd   *exec.Cmd
-	said  *said
+	said  *testenv.Output
 	ended chan struct{} // closed when it has
-}
-
-// said is what a process said so far.
-type said struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-// Write implements [io.Writer].
-func (s *said) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(b)
-}
-
-// String returns it.
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
 }
 
 // worker starts one. What it said is shown if the test fails.
 func (s *servers) worker(t *testing.T) *worker {
 	t.Helper()
-	w := &worker{said: &said{}, ended: make(chan struct{})}
+	w := &worker{said: &testenv.Output{}, ended: make(chan struct{})}
 	w.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), get(t, program), "run", "--health", "127.0.0.1:0")
 	w.cmd.Stdout, w.cmd.Stderr, w.cmd.Env = w.said, w.said, s.env()
 	must(t, w.cmd.Start())

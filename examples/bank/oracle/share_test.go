@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/dejalog/deja/internal/testenv"
 )
 
 // The same file, whatever the log, the store, the partitions and the processes: the same numbers, and the same hash.
@@ -46,7 +48,7 @@ func TestTheScriptPrintsTheSameHashEachTime(t *testing.T) {
 	for _, args := range [][]string{{"--json"}, {"--json", "--partitions", "2", "--workers", "1"}} {
 		cmd := exec.CommandContext(t.Context(), "../../../scripts/bank-on-kafka", args...)
 		cmd.Env = environment("DEJA_TEST_KAFKA="+strings.Join(s.brokers, ","), "DEJA_TEST_POSTGRES="+s.dsn)
-		var errs said
+		var errs testenv.Output
 		cmd.Stderr = &errs
 		out, err := cmd.Output()
 		if err != nil {
