@@ -311,16 +311,22 @@ func work(arg string) error {
 	if err := eng.Run(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
-	var ru syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &ru); err != nil {
+	cpu, err := cpuSeconds()
+	if err != nil {
 		return err
 	}
-	cpu := time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 	most, err := maxResident()
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(used{cpu.Seconds(), most / 1024})
+	return json.NewEncoder(os.Stdout).Encode(used{cpu, most / 1024})
+}
+
+// cpuSeconds returns the CPU time that this process has used.
+func cpuSeconds() (float64, error) {
+	var ru syscall.Rusage
+	err := syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano()).Seconds(), err
 }
 
 // maxResident returns the most memory that this program had resident, in KiB. What getrusage tells is also what the process

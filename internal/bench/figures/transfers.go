@@ -12,7 +12,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -186,13 +185,21 @@ func (b *bench) transfers(ctx context.Context, profile string) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	cpu, began := cpuSeconds(), time.Now()
+	before, err := cpuSeconds()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
 	if err := p.load(ctx, n); err != nil {
 		return err
 	}
-	took, used := time.Since(began).Seconds(), cpuSeconds()-cpu
+	took := time.Since(began).Seconds()
+	after, err := cpuSeconds()
+	if err != nil {
+		return err
+	}
 	b.add(transfersLoad, "transfers/s", float64(n)/took)
-	b.add(transfersLoad+": CPU of the two services", "µs/transfer", used/float64(n)*1e6)
+	b.add(transfersLoad+": CPU of the two services", "µs/transfer", (after-before)/float64(n)*1e6)
 	stopped = true
 	if err := p.stop(); err != nil {
 		return err
@@ -391,13 +398,4 @@ func (p *pair) check(ctx context.Context, n int) (done int64, err error) {
 		return 0, fmt.Errorf("%d transfers have %d ends", n, ends)
 	}
 	return done, nil
-}
-
-// cpuSeconds returns the CPU time that this process has used.
-func cpuSeconds() float64 {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }
