@@ -45,7 +45,7 @@ func TestACaseFollowsWhatIsSent(t *testing.T) {
 var steps int64
 
 func TestWhenFailsForDecisionsThatDependOnMore(t *testing.T) {
-	heir := map[string]string{"a": "1", "b": "2", "c": "3", "d": "4"}
+	heir := map[string]string{"a": "1", "b": "2", "c": "3", "d": "4", "e": "5", "f": "6", "g": "7", "h": "8"}
 	for name, handle := range map[string]func(Account, *deja.Decision, Close) error{
 		"the clock": func(_ Account, d *deja.Decision, _ Close) error {
 			d.Record(Deposited{time.Now().UnixNano()})
