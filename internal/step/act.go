@@ -118,6 +118,10 @@ func (b *Batch) again(m Message, p driver.Parked, skip bool, act deja.Act) (*dej
 		r.Cause.Stream = p.Stream
 		r.Decided = died(m.dead)
 		b.record(m, r, b.encoded(r))
+		if r.Opens() {
+			h.opened(r, b.w.cfg.Machine)
+			h.encodeOpen()
+		}
 	} else if err := b.decide(m, h, covers); err != nil {
 		return nil, err
 	}

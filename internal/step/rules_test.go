@@ -15,6 +15,7 @@ import (
 	"github.com/dejalog/deja/internal/fault"
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/memory"
+	"github.com/dejalog/deja/internal/route"
 	"github.com/dejalog/deja/internal/step"
 	"github.com/dejalog/deja/internal/till"
 	"github.com/dejalog/deja/internal/wire"
@@ -545,5 +546,79 @@ func TestTheRelayStopsAtAFailure(t *testing.T) {
 	b.must()
 	if b.w.Released() != 2 {
 		t.Errorf("decisions up to %d are logged, want 2", b.w.Released())
+	}
+}
+
+// waiter is an instance that waits for a timer, a reply and a result, whose handlers all fail.
+type waiter struct {
+	Begun bool `json:"begun"`
+}
+
+type (
+	begin  struct{}
+	begun  struct{}
+	bell   struct{}
+	letter struct{}
+)
+
+func (begin) CommandType() string { return "till.begin" }
+func (begun) EventType() string   { return "till.begun" }
+func (bell) CommandType() string  { return "till.bell" }
+func (letter) EffectType() string { return "till.letter" }
+
+func waiting() *deja.Service {
+	return &deja.Service{Name: "shop", Aggregates: []deja.AnyAggregate{deja.NewAggregate("till",
+		deja.Handle(func(_ waiter, d *deja.Decision, _ begin) error {
+			d.Record(begun{})
+			d.Schedule("bell", d.Time().Add(time.Second), bell{})
+			d.Send("b", bell{})
+			d.Effect(letter{})
+			return nil
+		}),
+		deja.Handle(func(waiter, *deja.Decision, bell) error { return errors.New("as asked") }),
+		deja.OnReply(func(waiter, *deja.Decision, deja.Reply[bell]) error { return errors.New("as asked") }),
+		deja.OnFailed(func(waiter, *deja.Decision, deja.Failed[letter]) error { return errors.New("as asked") }),
+		deja.Apply(func(w *waiter, _ begun) { w.Begun = true }),
+	)}}
+}
+
+// What an operator gives up is waited for no longer: in the store that decided so as in one that is folded from the journal.
+func TestASkippedMessageIsWaitedForNoLonger(t *testing.T) {
+	b := newBench(t, waiting())
+	b.send(begin{})
+	asked := b.must()[0].Record.Decided
+	b.now = b.now.Add(time.Minute)
+	fired := route.Fired(&asked.Timers[0])
+	r := route.Route{Machine: b.m, From: "shop", To: "shop"}
+	replies, err := r.Messages(&wire.Record{Cause: asked.Commands[0], Decided: deja.Decided{Status: deja.Applied}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	result, err := route.Result{Rejection: deja.NewRejection("post.closed")}.Message(b.m, &wire.Effect{Envelope: asked.Effects[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []*deja.Envelope{&fired, &replies[0], &result} {
+		b.append(m)
+		if got := statuses(b.must()); got != "parked" {
+			t.Fatalf("the %s is %s", m.Kind, got)
+		}
+		b.append(&deja.Envelope{
+			ID: deja.NewID(), Kind: deja.KindAct, Type: deja.ActSkip, Source: "shop", ContentType: "application/json",
+			Payload: fmt.Appendf(nil, `{"message":%q}`, m.ID), Stream: m.Stream,
+		})
+		if got := statuses(b.must()); got != "applied" {
+			t.Fatalf("skipping it: %s", got)
+		}
+	}
+	if row := b.row(); len(row.Open) > 0 || !row.Due.IsZero() {
+		open, err := wire.DecodeOpen("shop", row.Stream, row.Open)
+		t.Errorf("once all was given up, it waits for %+v, due at %s, %v", open, row.Due, err)
+	}
+	decided := states(t, b.store)
+	b.store = memory.NewStore()
+	b.start(waiting(), nil)
+	if folded := states(t, b.store); !reflect.DeepEqual(folded, decided) {
+		t.Errorf("folded from the journal the rows are\n%+v, the store that decided has\n%+v", folded, decided)
 	}
 }
