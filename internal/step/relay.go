@@ -173,7 +173,8 @@ func (w *Worker) readBack(ctx context.Context, end int64) error {
 	return nil
 }
 
-// hash returns the hash of a decision that this worker made and has not released yet; zero if there is none.
+// hash returns the hash of a decision that this worker made, or has found in the store, and has not released yet; zero if
+// it knows none.
 func (w *Worker) hash(n int64) [32]byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -181,20 +182,36 @@ func (w *Worker) hash(n int64) [32]byte {
 }
 
 // known returns an error unless a decision that was read is this worker's, or one that it found in the store when it
-// took over. What it made itself is told from memory: a store that went back may keep another's of the same number.
+// took over. What it made itself is told from memory: a store that went back may keep another's of the same number. What
+// it found is read from the store in pieces, and told from memory then.
 func (w *Worker) known(ctx context.Context, e *journal.Entry) error {
 	if own := w.hash(e.N); e.N <= w.Progress().N && own == ([32]byte{}) {
-		kept, err := w.cfg.Store.Unlogged(ctx, w.cfg.Partition, e.N-1, 1)
+		kept, err := w.cfg.Store.Unlogged(ctx, w.cfg.Partition, e.N-1, chunk)
 		if err != nil {
 			return err
 		}
 		if len(kept) > 0 && kept[0].N == e.N && wire.Hash(kept[0].Value) == e.Chain {
+			w.remember(kept[1:], e.N+1)
 			return nil
 		}
 	} else if own == e.Chain {
 		return nil
 	}
 	return fmt.Errorf("%w: decision %d in the journal is not this worker's", driver.ErrFenced, e.N)
+}
+
+// remember notes the hashes of decisions that the store keeps, from number n on.
+func (w *Worker) remember(kept []driver.JournalRecord, n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, k := range kept {
+		if k.N != n+int64(i) {
+			return
+		}
+		if _, own := w.chains[k.N]; !own {
+			w.chains[k.N] = wire.Hash(k.Value)
+		}
+	}
 }
 
 // release notes that all decisions up to n are logged.

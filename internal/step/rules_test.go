@@ -622,3 +622,37 @@ func TestASkippedMessageIsWaitedForNoLonger(t *testing.T) {
 		t.Errorf("folded from the journal the rows are\n%+v, the store that decided has\n%+v", folded, decided)
 	}
 }
+
+// A worker that died may leave thousands of decisions that are not in the journal. Its successor publishes them and reads
+// them back; were it to ask the store for each, everybody who waits for them would wait for so many queries.
+func TestWhatADeadWorkerLeftIsReadFromTheStoreInPieces(t *testing.T) {
+	const n = 2500
+	b := newBench(t, till.Service(till.Variant{}))
+	b.start(till.Service(till.Variant{}), func(_ int, at fault.Step) fault.Mode {
+		if at.Call == "log.Append" && at.On == "shop.journal" {
+			return fault.FailBefore
+		}
+		return fault.Pass
+	})
+	for range n {
+		b.send(till.Put{Amount: 1})
+	}
+	if _, err := b.handle(); !errors.Is(err, fault.ErrInjected) {
+		t.Fatal(err)
+	}
+	asked := 0
+	b.start(till.Service(till.Variant{}), func(_ int, at fault.Step) fault.Mode {
+		if at.Call == "store.Unlogged" {
+			asked++
+		}
+		return fault.Pass
+	})
+	b.send(till.Put{Amount: 1})
+	b.must()
+	if b.w.Released() != n+1 {
+		t.Errorf("decisions up to %d are logged, want %d", b.w.Released(), n+1)
+	}
+	if asked > 10 {
+		t.Errorf("the store was asked %d times for %d decisions that it keeps", asked, n)
+	}
+}

@@ -94,7 +94,7 @@ type Worker struct {
 	recent   recentDecisions    // committed
 	timers   int64              // how many were scheduled by decisions that are committed, adopted ones apart
 	fresh    freshRecords       // committed and not yet relayed, as far as they are kept in memory
-	chains   map[int64][32]byte // of the decisions made and not yet released
+	chains   map[int64][32]byte // of the decisions made, or found in the store, and not yet released
 }
 
 // held is a state in memory, with what the next write-set is told from.
