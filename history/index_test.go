@@ -366,7 +366,7 @@ func (a *agreement) times() {
 
 // The index answers as a naive fold does: built at once, or as the history grew, with or without a name.
 func TestAnIndexAnswersAsAFoldDoes(t *testing.T) {
-	eachIndexed(t, 15, func(t *testing.T, w *indexed) {
+	eachIndexed(t, often(15, 4), func(t *testing.T, w *indexed) {
 		for range 1 + w.rng.IntN(6) {
 			w.lives(w.rng.IntN(120))
 			if x := w.open("build"); w.rng.IntN(3) > 0 {
@@ -401,7 +401,7 @@ func mustClose(t *testing.T, x *index) {
 
 // An index that is cut off anywhere, or has a bit that flipped, gives the right answers all the same.
 func TestADamagedIndexIsMadeAnew(t *testing.T) {
-	eachIndexed(t, 2, func(t *testing.T, w *indexed) {
+	eachIndexed(t, often(2, 1), func(t *testing.T, w *indexed) {
 		w.lives(150)
 		mustClose(t, w.open("build"))
 		w.lives(30)

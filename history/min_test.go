@@ -77,11 +77,11 @@ func firstBad(t testing.TB, h *History, scope, when string) (*Step, Predicate) {
 
 // Three messages of ten thousand, found in a hundred tests or so.
 func TestAFaultOfThreeMessages(t *testing.T) {
-	const messages = 10_000
+	messages := often(10_000, 2_000)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 5))
-	at := []int{rng.IntN(3000), 3000 + rng.IntN(4000), 7000 + rng.IntN(2999)}
+	at := []int{rng.IntN(messages / 3), messages/3 + rng.IntN(messages/3), messages/3*2 + rng.IntN(messages/3-1)}
 	r := newRun(t, safes(7, 70, 700))
 	for i := range messages {
 		wheel := int64(1000 + i)
@@ -152,7 +152,7 @@ func TestMinimalIsCutOff(t *testing.T) {
 // What is left fails; without any one of it, and what that has caused, it does not; and with each message there is its cause.
 func TestMinimalHistoriesAreMinimal(t *testing.T) {
 	kept, closed := 0, 0
-	for _, seed := range whatIfSeeds(t, 150) {
+	for _, seed := range whatIfSeeds(t, often(150, 50)) {
 		rng := rand.New(rand.NewPCG(seed, 6))
 		r := randomRun(t, rng, 80)
 		h := r.open(true)

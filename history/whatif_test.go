@@ -415,6 +415,14 @@ func decision(t testing.TB, h *History, n int64) *Step {
 	return s
 }
 
+// often returns how often to try something: seldom with -short, as the race detector does, which makes all of it slow.
+func often(times, seldom int) int {
+	if testing.Short() {
+		return seldom
+	}
+	return times
+}
+
 func whatIfSeeds(t *testing.T, runs int) []uint64 {
 	if *whatIfSeed != 0 {
 		return []uint64{*whatIfSeed}
@@ -434,7 +442,7 @@ func TestWhatIfIsARunOfItsOwn(t *testing.T) {
 	stops, counted, fixedDiffers := 0, 0, 0
 	complete := func() bool { return len(did) == 5 && stops > 0 && counted > 0 && fixedDiffers > 0 }
 	for i, seed := range whatIfSeeds(t, 400) {
-		if i >= 100**whatIfTimes && complete() {
+		if i >= often(100, 20)**whatIfTimes && complete() {
 			break // more only for what has not come up yet
 		}
 		rng := rand.New(rand.NewPCG(seed, 3))
@@ -522,7 +530,7 @@ func TestWhatIfIsARunOfItsOwn(t *testing.T) {
 // With facts fixed, a dropped message's events are missing, and nothing else is.
 func TestFactsFixed(t *testing.T) {
 	tried := 0
-	for _, seed := range whatIfSeeds(t, 200) {
+	for _, seed := range whatIfSeeds(t, often(200, 50)) {
 		rng := rand.New(rand.NewPCG(seed, 4))
 		r := randomRun(t, rng, 60)
 		h := r.open(true)

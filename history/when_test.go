@@ -547,7 +547,7 @@ func TestAPredicateOfOneKeyOrInGo(t *testing.T) {
 func TestEval(t *testing.T) {
 	h := liveCrates(t, rand.New(rand.NewPCG(5, 1)), 100).open()
 	g := grammar{rand.New(rand.NewPCG(6, 1))}
-	for range 100 {
+	for range often(100, 20) {
 		want := g.predicate(1)
 		p, err := Compile(h.machine, Scope{}, want.text)
 		if err != nil {
