@@ -147,24 +147,20 @@ func Fired(t *deja.Timer) deja.Envelope {
 // A Result says what became of an effect. Of Command and Rejection one is set at most.
 type Result struct {
 	Command   deja.Command    // the answer
-	Payload   *body.Part      // or, where it is encoded already, this
 	Rejection *deja.Rejection // why it was given up
 	Actor     string          // the operator who decided, if one did
 	Reason    string          // and why
 }
 
-// Message returns the message of an effect's result. Of one effect they all have one ID: the first counts.
+// Message returns the message of an effect's result, or an error if the aggregate could not hear it. Of one effect they all
+// have one ID: the first counts, also if it was dead.
 func (r Result) Message(m *deja.Machine, e *wire.Effect) (deja.Envelope, error) {
-	b := body.Result{Effect: part(&e.Envelope), Command: r.Payload, Reason: r.Reason}
+	b := body.Result{Effect: part(&e.Envelope), Reason: r.Reason}
 	if r.Command != nil {
-		data, err := m.Codec().Append(nil, r.Command)
-		if err == nil {
-			err = deja.CheckPayload(m.Codec().ContentType(), data)
-		}
+		p, err := encoded(m, r.Command)
 		if err != nil {
-			return deja.Envelope{}, fmt.Errorf("encode the answer %s: %w", r.Command.CommandType(), err)
+			return deja.Envelope{}, fmt.Errorf("encode the answer to effect %s, a %T: %w", e.ID, r.Command, err)
 		}
-		p := body.NewPart(r.Command.CommandType(), m.Codec().ContentType(), data)
 		b.Command = &p
 	}
 	if r.Rejection != nil {
@@ -174,9 +170,27 @@ func (r Result) Message(m *deja.Machine, e *wire.Effect) (deja.Envelope, error) 
 	if err != nil {
 		return deja.Envelope{}, fmt.Errorf("result of effect %s: %w", e.ID, err)
 	}
-	return deja.Envelope{
+	env := deja.Envelope{
 		ID: m.Derive(e.Stream, e.ID, "result"), Kind: deja.KindResult, Type: e.Type, Stream: e.Stream, Source: m.Name(),
 		Actor: cmp.Or(r.Actor, e.Actor), BusinessTime: e.BusinessTime, CausationID: e.ID, CorrelationID: e.CorrelationID,
 		ContentType: body.JSON, Payload: payload,
-	}, nil
+	}
+	if _, err := m.Decode(&env); err != nil {
+		return deja.Envelope{}, fmt.Errorf("result of effect %s: %w", e.ID, err)
+	}
+	return env, nil
+}
+
+// encoded encodes a command that answers. It is the user's, and may panic.
+func encoded(m *deja.Machine, c deja.Command) (p body.Part, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
+	data, err := m.Codec().Append(nil, c)
+	if err == nil {
+		err = deja.CheckPayload(m.Codec().ContentType(), data)
+	}
+	return body.NewPart(c.CommandType(), m.Codec().ContentType(), data), err
 }
