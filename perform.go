@@ -11,10 +11,13 @@ import (
 // Key is the effect's own ID, the same at each try: pass it to the provider as its idempotency key. Effects are at least
 // once, and a provider that honours keys makes that once.
 //
-// The command that Do returns answers the instance that asked, which must have a [Handle] row for it; with none the effect
-// is done, and nobody hears of it. A *[Rejection] gives it up at once: the provider has refused it, and [OnFailed] hears
+// The command that Do returns answers the instance that asked, which must have a [Handle] row for it, or a person must say
+// what became of the effect; with none the effect is done, and nobody hears of it. A *[Rejection] gives it up at once: the provider has refused it, and [OnFailed] hears
 // of that. After any other error nobody can know whether it was performed, so it is tried again, with growing pauses, as
 // long as the provider remembers the key.
+//
+// Functions are to return when their context ends. One that does not keeps its place among those that run at a time, and is
+// not waited for when the process stops, or loses the partition: another may call with the same key meanwhile.
 type Performing[E Effect] struct {
 	Do func(ctx context.Context, key ID, e E) (Command, error)
 
@@ -23,7 +26,7 @@ type Performing[E Effect] struct {
 	// decides.
 	Inquire func(ctx context.Context, key ID, e E) (Command, error)
 
-	Window      time.Duration // how long after the decision the provider surely remembers the key; 0: 24 hours
+	Window      time.Duration // how long after the decision, which has its message's time, the provider surely remembers the key; 0: 24 hours
 	Deadline    time.Duration // of one try; 0: 30 seconds
 	Concurrency int           // how many are performed at a time by a process; 0: 16
 }

@@ -111,7 +111,8 @@ func (b *breaker) passed() {
 	b.probing = false
 }
 
-// An UnknownEffect is open, was perhaps performed, and must not be tried any more: the provider may have forgotten its key.
+// An UnknownEffect is open, was perhaps performed, and must not be tried any more: the provider may have forgotten its key,
+// or its answer is none that the service takes.
 type UnknownEffect struct {
 	ID     deja.ID     `json:"id"`
 	Type   string      `json:"type"`
@@ -128,9 +129,9 @@ type effects struct {
 	results chan driver.Record // on their way into the inbox
 
 	mu       sync.Mutex
-	known    map[deja.ID]bool // effects that are being performed, or have a result that is not decided yet
-	count    map[string]int   // of those that are being performed, by type
-	overflow map[string]bool  // types of which some were left in the store
+	known    map[deja.ID]context.CancelFunc // effects without a result that is decided, and what ends the trying
+	count    map[string]int                 // of those that are being performed, by type
+	overflow map[string]bool                // types of which some were left in the store
 	all      sync.WaitGroup
 }
 
@@ -141,8 +142,12 @@ func (p *partition) perform(ctx context.Context, w *step.Worker) {
 		if err != nil {
 			return err
 		}
-		x := &effects{p: p, w: w, inbox: inbox, results: make(chan driver.Record, batchSize), known: map[deja.ID]bool{}, count: map[string]int{}, overflow: map[string]bool{}}
+		x := &effects{
+			p: p, w: w, inbox: inbox, results: make(chan driver.Record, batchSize),
+			known: map[deja.ID]context.CancelFunc{}, count: map[string]int{}, overflow: map[string]bool{},
+		}
 		ctx, cancel := context.WithCancel(ctx)
+		defer x.forget()
 		defer x.all.Wait()
 		defer cancel()
 		x.all.Go(func() { x.send(ctx) })
@@ -150,12 +155,20 @@ func (p *partition) perform(ctx context.Context, w *step.Worker) {
 	})
 }
 
+// forget takes back what was said of the partition's effects: another process may perform them now.
+func (x *effects) forget() {
+	x.p.e.faults.set(x.sending(), nil)
+	for name := range x.p.e.performers {
+		x.p.e.faults.set("effect "+name, nil) // other partitions say it again at their next try
+	}
+	x.p.forgetUnknown(nil)
+}
+
 func (x *effects) run(ctx context.Context, well func()) error {
 	if err := x.answered(ctx); err != nil {
 		return err
 	}
 	f := follower{p: x.p, w: x.w, at: x.w.Released()}
-	x.p.forgetUnknown(nil)
 	if err := x.open(ctx, nil); err != nil {
 		return err
 	}
@@ -218,11 +231,15 @@ func (x *effects) open(ctx context.Context, types map[string]bool) error {
 	}
 }
 
-// take begins what decisions ask for, and ends what they have heard the result of.
+// take begins what decisions ask for, and ends what they have heard the result of: a person may have given it, while the
+// provider is still tried.
 func (x *effects) take(ctx context.Context, recs []*wire.Record) {
 	for _, rec := range recs {
 		if rec.Cause.Kind == deja.KindResult && rec.Opens() {
 			x.mu.Lock()
+			if end := x.known[rec.Cause.CausationID]; end != nil {
+				end()
+			}
 			delete(x.known, rec.Cause.CausationID)
 			x.mu.Unlock()
 			x.p.forgetUnknown(&rec.Cause.CausationID)
@@ -241,22 +258,26 @@ func (x *effects) begin(ctx context.Context, e wire.Effect) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.known[e.ID] {
+	if x.known[e.ID] != nil {
 		return
 	}
 	if x.count[e.Type] >= maxPerforming {
 		x.overflow[e.Type] = true
 		return
 	}
-	x.known[e.ID] = true
+	trying, end := context.WithCancel(ctx)
+	x.known[e.ID] = end
 	x.count[e.Type]++
 	x.all.Go(func() {
 		defer func() {
+			end()
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			x.count[e.Type]--
 		}()
-		x.performOne(ctx, p, &e)
+		if result, known := x.outcome(trying, p, &e); known {
+			x.performed(ctx, result, &e)
+		}
 	})
 }
 
@@ -287,30 +308,27 @@ func (x *effects) room() map[string]bool {
 	return types
 }
 
-// performOne performs an effect, as often as it takes, and hands on its result.
-func (x *effects) performOne(ctx context.Context, pf *performer, e *wire.Effect) {
-	p := x.p
-	result, known := p.outcome(ctx, pf, e)
-	if !known {
-		if ctx.Err() == nil {
-			p.noteUnknown(e)
-			p.logger.ErrorContext(ctx, "nobody can tell what became of an effect: a person must say it", "effect", e.ID, "type", e.Type, "key", e.Stream.String())
-		}
-		return
-	}
-	m, err := result.Message(p.e.machine, e)
+// performed hands on the result of an effect, also of one that somebody gave another result meanwhile: that is for the
+// record.
+func (x *effects) performed(ctx context.Context, result route.Result, e *wire.Effect) {
+	m, err := result.Message(x.p.e.machine, e)
 	rec := route.Record(&m, x.inbox.Partitions)
 	if err == nil && len(rec.Value) > x.inbox.MaxRecord {
 		err = fmt.Errorf("it has %d bytes, the inbox takes %d: %w", len(rec.Value), x.inbox.MaxRecord, driver.ErrTooLarge)
 	}
-	if err != nil { // it was performed, and stays open until a build that answers otherwise asks again
-		p.e.faults.set("results of "+e.Type, fmt.Errorf("the result of effect %s cannot be sent: %w", e.ID, err))
+	if err != nil { // a build that answers otherwise asks again
+		x.unknown(ctx, e, "an effect was performed, and its result cannot be sent: a person must say it", err)
 		return
 	}
 	select {
 	case x.results <- rec:
 	case <-ctx.Done():
 	}
+}
+
+// sending names the sending of results.
+func (x *effects) sending() string {
+	return fmt.Sprintf("results of effects of partition %d", x.p.number)
 }
 
 // send appends results to the inbox, all that there are at a time, until ctx ends.
@@ -331,13 +349,12 @@ func (x *effects) send(ctx context.Context) {
 				more = false
 			}
 		}
-		name := fmt.Sprintf("results of effects of partition %d", x.p.number)
 		for pause := firstPause; ; pause = min(2*pause, longestPause) {
 			_, err := x.p.e.log.Append(ctx, x.inbox.Name, recs)
 			if ctx.Err() != nil {
 				return
 			}
-			x.p.e.faults.set(name, err)
+			x.p.e.faults.set(x.sending(), err)
 			if err == nil {
 				break
 			}
@@ -346,13 +363,11 @@ func (x *effects) send(ctx context.Context) {
 	}
 }
 
-// outcome tries an effect until it is known what became of it, and returns false if nobody can tell.
-func (p *partition) outcome(ctx context.Context, pf *performer, e *wire.Effect) (route.Result, bool) {
-	name := "effect " + e.Type
+// outcome tries an effect until it is known what became of it, and returns false if nobody can tell or ctx has ended.
+func (x *effects) outcome(ctx context.Context, pf *performer, e *wire.Effect) (route.Result, bool) {
+	p, name := x.p, "effect "+e.Type
+	inquiries := 0
 	for pause := firstRetry; ; pause = min(2*pause, longestRetry) {
-		if _, ok := pf.call(e); !ok {
-			return route.Result{}, false
-		}
 		cmd, err := p.try(ctx, pf, e)
 		var refused *deja.Rejection
 		switch {
@@ -362,11 +377,19 @@ func (p *partition) outcome(ctx context.Context, pf *performer, e *wire.Effect) 
 		case errors.As(err, &refused) && refused != nil:
 			p.e.faults.set(name, nil)
 			return route.Result{Rejection: refused}, true
-		case ctx.Err() != nil || errors.Is(err, errTooLate):
+		case ctx.Err() != nil:
+			return route.Result{}, false
+		case errors.Is(err, errTooLate):
+			x.unknown(ctx, e, "nobody can tell what became of an effect: a person must say it", err)
 			return route.Result{}, false
 		}
 		if n := pf.breaker.left(true); n >= tripAfter {
 			p.e.faults.set(name, fmt.Errorf("%d tries in a row have failed: %w", n, err))
+		}
+		if pf.late(e) {
+			if inquiries++; inquiries == tripAfter {
+				x.unknown(ctx, e, "a provider cannot tell what became of an effect: it is asked on, and a person may say it", err)
+			}
 		}
 		p.logger.DebugContext(ctx, "an effect failed; trying again with the same key", "effect", e.ID, "type", e.Type, "error", err)
 		if sleep(ctx, pause/2+rand.N(pause/2)); ctx.Err() != nil {
@@ -378,7 +401,7 @@ func (p *partition) outcome(ctx context.Context, pf *performer, e *wire.Effect) 
 // call returns what the provider may be called for now, as the window of its key is open or not; false if for nothing.
 func (pf *performer) call(e *wire.Effect) (func(context.Context, deja.Codec, deja.ID, []byte) (deja.Command, error), bool) {
 	switch {
-	case time.Since(e.Asked) <= pf.Window():
+	case !pf.late(e):
 		return pf.Do, true
 	case pf.Inquires():
 		return pf.Inquire, true
@@ -386,31 +409,75 @@ func (pf *performer) call(e *wire.Effect) (func(context.Context, deja.Codec, dej
 	return nil, false
 }
 
-// errTooLate is returned by try if it had to wait for so long that the provider may have forgotten the key.
-var errTooLate = errors.New("the window has passed")
+// late reports whether the provider may have forgotten the key.
+func (pf *performer) late(e *wire.Effect) bool { return time.Since(e.Asked) > pf.Window() }
+
+var (
+	// errTooLate is returned by try if the provider may have forgotten the key, and cannot be asked.
+	errTooLate = errors.New("the window has passed")
+
+	// errNoReturn stands for the error of a function that ends its goroutine.
+	errNoReturn = errors.New("the function did not return")
+)
 
 // try calls a provider once, when there is room for it. What for is only said then: the wait may be long.
 func (p *partition) try(ctx context.Context, pf *performer, e *wire.Effect) (deja.Command, error) {
+	if _, ok := pf.call(e); !ok {
+		return nil, errTooLate
+	}
 	select {
 	case pf.slots <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { <-pf.slots }()
 	if err := pf.breaker.enter(ctx); err != nil {
+		<-pf.slots
 		return nil, err
 	}
 	call, ok := pf.call(e)
 	if !ok {
 		pf.breaker.passed()
+		<-pf.slots
 		return nil, errTooLate
 	}
-	cmd, err := call(ctx, p.e.machine.Codec(), e.ID, e.Payload)
-	var refused *deja.Rejection
-	if err == nil || errors.As(err, &refused) || ctx.Err() != nil {
-		pf.breaker.left(false)
+	type answer struct {
+		cmd deja.Command
+		err error
 	}
-	return cmd, err
+	came := make(chan answer, 1)
+	go func() {
+		a := answer{err: errNoReturn}
+		defer func() { <-pf.slots; came <- a }()
+		a.cmd, a.err = call(ctx, p.e.machine.Codec(), e.ID, e.Payload)
+	}()
+	var a answer
+	select {
+	case a = <-came:
+	case <-ctx.Done(): // a function that does not heed it is left alone, and has its slot until it returns
+		select {
+		case a = <-came:
+		case <-time.After(leaving):
+			a.err = ctx.Err()
+		}
+	}
+	var refused *deja.Rejection
+	switch {
+	case a.err == nil || errors.As(a.err, &refused):
+		pf.breaker.left(false)
+	case ctx.Err() != nil: // it was cut off
+		pf.breaker.passed()
+	}
+	return a.cmd, a.err
+}
+
+// unknown notes, and tells, that a person must say what became of an effect, unless it has a result meanwhile.
+func (x *effects) unknown(ctx context.Context, e *wire.Effect, text string, why error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.known[e.ID] != nil {
+		x.p.noteUnknown(e)
+		x.p.logger.ErrorContext(ctx, text, "effect", e.ID, "type", e.Type, "key", e.Stream.String(), "error", why)
+	}
 }
 
 func (p *partition) noteUnknown(e *wire.Effect) {
@@ -481,7 +548,7 @@ func (e *Engine) Resolve(ctx context.Context, r Resolution) (deja.Outcome, error
 func (e *Engine) resolve(ctx context.Context, r Resolution, ef *wire.Effect) (deja.Outcome, error) {
 	m, err := route.Result{Command: r.Answer, Rejection: r.Rejection, Actor: r.Actor, Reason: r.Reason}.Message(e.machine, ef)
 	if err != nil {
-		return deja.Outcome{}, err
+		return deja.Outcome{}, invalid(err)
 	}
 	env, err := request.Complete(e.machine, &m)
 	if err != nil {

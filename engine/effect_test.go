@@ -391,3 +391,141 @@ func (l *heldTopic) Append(ctx context.Context, topic string, recs []driver.Reco
 	}
 	return l.Log.Append(ctx, topic, recs)
 }
+
+// openEffect returns the only effect that a bill waits for.
+func (c *counter) openEffect(bill string) (s deja.Stream, id deja.ID) {
+	c.t.Helper()
+	s = deja.Stream{Aggregate: "bill", Key: bill}
+	until(c.t, "an effect is open", func() bool {
+		open := opened(c.t, c.store, "bills", s)
+		if len(open.Effects) == 1 {
+			id = open.Effects[0].ID
+		}
+		return !id.IsZero()
+	})
+	return s, id
+}
+
+// A person gives an effect up while the provider is being called for it, and others wait for their next try. Were it called
+// again, it would perform what was given up.
+func TestAnEffectThatAPersonHasDecidedIsNotTriedAnyMore(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t)
+	ended := make(chan struct{})
+	c.card.do = func(ctx context.Context, _ string, _ int) error {
+		<-ctx.Done()
+		close(ended)
+		return ctx.Err()
+	}
+	n := c.run(deja.Performing[charge]{Deadline: time.Hour})
+	c.pay(n, 1)
+	until(t, "it is tried", func() bool { calls, _ := c.card.called(); return calls == 1 })
+	stream, id := c.openEffect("b0")
+	if _, err := n.Resolve(timeout(t), engine.Resolution{
+		Stream: stream, Effect: id, Rejection: deja.NewRejection("card.lost"), Actor: "ops", Reason: "the line is dead for good",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the call goes on")
+	}
+	c.all(n, 1, "failed card.lost")
+	until(t, "all is well", func() bool { return healthOf(t, n.Engine).OK() })
+}
+
+// A function that does not heed its context keeps no partition from being given back.
+func TestAnEngineStopsThoughAProviderIsStillCalled(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t)
+	free := make(chan struct{})
+	t.Cleanup(func() { close(free) })
+	c.card.do = func(_ context.Context, _ string, tries int) error {
+		if tries == 1 {
+			<-free
+		}
+		return nil
+	}
+	n := c.run(deja.Performing[charge]{})
+	c.pay(n, 1)
+	until(t, "it is tried", func() bool { calls, _ := c.card.called(); return calls == 1 })
+	n.end()
+	n = c.run(deja.Performing[charge]{})
+	c.all(n, 1, "paid once")
+	if calls, mixed := c.card.called(); calls != 2 || mixed != 0 {
+		t.Errorf("%d calls, and %d bills with more than one key", calls, mixed)
+	}
+}
+
+// unmarshalled is an answer that cannot be written down.
+type unmarshalled struct{}
+
+func (unmarshalled) CommandType() string          { return "bill.paid" }
+func (unmarshalled) MarshalJSON() ([]byte, error) { panic("no way") }
+
+// Its message would be dead, and the effect open for ever, as that has taken the ID of any other result.
+func TestAnAnswerThatNobodyCanHearIsForAPersonToDecide(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]deja.Command{
+		"without a handler": unset{"one"}, "a nil pointer": (*paid)(nil), "a panic": unmarshalled{},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCounter(t)
+			n := runNode(t, engine.Config{Service: bills(), Log: c.log, Store: c.store, Effects: []deja.Performer{
+				deja.Perform(func(context.Context, deja.ID, charge) (deja.Command, error) { return answer, nil }),
+			}})
+			c.pay(n, 1)
+			until(t, "a person must say", func() bool { return len(healthOf(t, n.Engine).Unknown) == 1 })
+			r := engine.Resolution{Actor: "ops", Answer: answer}
+			r.Stream, r.Effect = c.openEffect("b0")
+			if _, err := n.Resolve(timeout(t), r); !errors.Is(err, deja.ErrInvalid) {
+				t.Errorf("the same by hand: %v", err)
+			}
+			r.Answer = paid{"by hand"}
+			if _, err := n.Resolve(timeout(t), r); err != nil {
+				t.Fatal(err)
+			}
+			c.all(n, 1, "paid by hand")
+			until(t, "all is well", func() bool { return healthOf(t, n.Engine).OK() })
+		})
+	}
+}
+
+// A provider that cannot tell is asked on, and a person may know.
+func TestAnEffectOfWhichAProviderCannotTellIsShown(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t)
+	c.card.do = func(context.Context, string, int) error { return errors.New("the line is dead") }
+	n := c.run(deja.Performing[charge]{Window: time.Nanosecond, Inquire: func(context.Context, deja.ID, charge) (deja.Command, error) {
+		return nil, errors.New("ask again")
+	}})
+	c.pay(n, 1)
+	until(t, "a person may say", func() bool { return len(healthOf(t, n.Engine).Unknown) == 1 })
+	stream, id := c.openEffect("b0")
+	if _, err := n.Resolve(timeout(t), engine.Resolution{Stream: stream, Effect: id, Answer: paid{"by hand"}}); err != nil {
+		t.Fatal(err)
+	}
+	c.all(n, 1, "paid by hand")
+	until(t, "nobody is to say any more", func() bool { return len(healthOf(t, n.Engine).Unknown) == 0 })
+}
+
+// What a process does not perform any more is not for it to tell.
+func TestAProcessThatPerformsNothingHasNoFaultsOfEffects(t *testing.T) {
+	t.Parallel()
+	for name, window := range map[string]time.Duration{"it fails": 0, "it is too late": time.Nanosecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCounter(t)
+			c.card.do = func(context.Context, string, int) error { return errors.New("the line is dead") }
+			n := c.run(deja.Performing[charge]{Window: window, Concurrency: 4})
+			c.pay(n, 20)
+			until(t, "health says so", func() bool { return !healthOf(t, n.Engine).OK() })
+			n.end()
+			if h := healthOf(t, n.Engine); !h.OK() {
+				t.Errorf("after it has ended, it has faults %q, and %d effects are unknown", h.Faults, len(h.Unknown))
+			}
+		})
+	}
+}
