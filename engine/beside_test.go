@@ -134,22 +134,24 @@ func TestPublishedEventsAreInOrder(t *testing.T) {
 
 func TestPublishBeginsWhereATrimmedJournalDoes(t *testing.T) {
 	t.Parallel()
-	log, store := memory.NewLog(memory.LogConfig{}), memory.NewStore()
-	before := runNode(t, engine.Config{Log: log, Store: store})
-	for range 3 {
-		put(t, before.Engine, "a", 1)
-	}
-	before.end()
-	_, end, err := log.Bounds(t.Context(), shopJournal, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log.Trim(shopJournal, 0, end-1)
-	runNode(t, engine.Config{Log: log, Store: store, Publish: "shop.events"})
-	until(t, "what is left is published", func() bool { return len(topicRecords(t, log, "shop.events")) == 1 })
-	until(t, "the cursor is set", func() bool {
-		at, err := log.Cursor(t.Context(), "shop.publish.shop.events", shopJournal, 0)
-		return err == nil && at == end
+	bubble(t, func(t *testing.T) {
+		log, store := memory.NewLog(memory.LogConfig{}), memory.NewStore()
+		before := runNode(t, engine.Config{Log: log, Store: store})
+		for range 3 {
+			put(t, before.Engine, "a", 1)
+		}
+		before.end()
+		_, end, err := log.Bounds(t.Context(), shopJournal, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Trim(shopJournal, 0, end-1)
+		runNode(t, engine.Config{Log: log, Store: store, Publish: "shop.events"})
+		until(t, "what is left is published", func() bool { return len(topicRecords(t, log, "shop.events")) == 1 })
+		until(t, "the cursor is set", func() bool {
+			at, err := log.Cursor(t.Context(), "shop.publish.shop.events", shopJournal, 0)
+			return err == nil && at == end
+		})
 	})
 }
 
@@ -209,56 +211,58 @@ func balances(t *testing.T, e *engine.Engine, keys ...string) string {
 
 func TestForeignRecordsAreConsumed(t *testing.T) {
 	t.Parallel()
-	log, store := memory.NewLog(memory.LogConfig{Partitions: 2}), memory.NewStore()
-	if err := log.CreateTopic(t.Context(), "orders", 3); err != nil {
-		t.Fatal(err)
-	}
-	structured := []driver.Header{{Name: "content-type", Value: []byte("application/CloudEvents+json; charset=utf-8")}}
-	appendTo(t, log, "orders",
-		driver.Record{Partition: 0, Value: []byte(`{"Key":"binary","Amount":1}`), Headers: ce("1", "order.placed", "application/json")},
-		driver.Record{Partition: 1, Value: []byte(`{"Key":"binary","Amount":1}`), Headers: ce("1", "order.placed", "application/json")}, // sent twice
-		driver.Record{Partition: 1, Value: []byte(`{"specversion":"1.0","id":"2","source":"/web","type":"order.placed","data":{"Key":"structured","Amount":2}}`), Headers: structured},
-		driver.Record{Partition: 2, Value: []byte(`{"specversion":"1.0","id":"3","source":"/web","type":"order.placed","data_base64":"eyJLZXkiOiJiYXNlNjQiLCJBbW91bnQiOjN9"}`), Headers: structured},
-		driver.Record{Partition: 2, Value: []byte(`{"specversion":"1.0","id":"4","source":"/web","type":"order.placed","datacontenttype":"text/plain","data":"{\"Key\":\"text\",\"Amount\":5}"}`), Headers: structured},
-		driver.Record{Partition: 2, Value: []byte(`{"Key":"plain","Amount":4}`)},
-		driver.Record{Partition: 2, Value: []byte(`{"Key":"plain","Amount":4}`)}, // another one
-		driver.Record{Partition: 0, Value: []byte(`nothing`), Headers: ce("5", "order.ignored", "text/plain")},
-	)
-	var broken atomic.Bool
-	cfg := engine.Config{Log: log, Store: store, Consume: []engine.Consume{orders(&broken)}}
-	keys := []string{"binary", "structured", "base64", "plain", "text"}
-	n := runNode(t, cfg)
-	until(t, "all are applied", func() bool { return balances(t, n.Engine, keys...) == "1 2 3 8 5" })
-	until(t, "the cursors are set", func() bool {
-		at := [3]int64{}
-		for p := range at {
-			at[p], _ = log.Cursor(t.Context(), "shop.consume", "orders", int32(p))
-		}
-		return at == [3]int64{2, 2, 4}
-	})
-	n.end()
-	traced := 0
-	for _, r := range topicRecords(t, log, shopInbox) {
-		if message(t, r).Headers["traceparent"] == "00-1" {
-			traced++
-		}
-	}
-	if traced == 0 {
-		t.Error("no message has the trace of its cause")
-	}
-	sent := len(topicRecords(t, log, shopInbox))
-	for p := range int32(3) { // as after a crash
-		if err := log.SetCursor(t.Context(), "shop.consume", "orders", p, 0); err != nil {
+	bubble(t, func(t *testing.T) {
+		log, store := memory.NewLog(memory.LogConfig{Partitions: 2}), memory.NewStore()
+		if err := log.CreateTopic(t.Context(), "orders", 3); err != nil {
 			t.Fatal(err)
 		}
-	}
-	n = runNode(t, cfg)
-	until(t, "they are read again", func() bool {
-		return len(topicRecords(t, log, shopInbox)) == 2*sent && handled(t, log, store, 2)
+		structured := []driver.Header{{Name: "content-type", Value: []byte("application/CloudEvents+json; charset=utf-8")}}
+		appendTo(t, log, "orders",
+			driver.Record{Partition: 0, Value: []byte(`{"Key":"binary","Amount":1}`), Headers: ce("1", "order.placed", "application/json")},
+			driver.Record{Partition: 1, Value: []byte(`{"Key":"binary","Amount":1}`), Headers: ce("1", "order.placed", "application/json")}, // sent twice
+			driver.Record{Partition: 1, Value: []byte(`{"specversion":"1.0","id":"2","source":"/web","type":"order.placed","data":{"Key":"structured","Amount":2}}`), Headers: structured},
+			driver.Record{Partition: 2, Value: []byte(`{"specversion":"1.0","id":"3","source":"/web","type":"order.placed","data_base64":"eyJLZXkiOiJiYXNlNjQiLCJBbW91bnQiOjN9"}`), Headers: structured},
+			driver.Record{Partition: 2, Value: []byte(`{"specversion":"1.0","id":"4","source":"/web","type":"order.placed","datacontenttype":"text/plain","data":"{\"Key\":\"text\",\"Amount\":5}"}`), Headers: structured},
+			driver.Record{Partition: 2, Value: []byte(`{"Key":"plain","Amount":4}`)},
+			driver.Record{Partition: 2, Value: []byte(`{"Key":"plain","Amount":4}`)}, // another one
+			driver.Record{Partition: 0, Value: []byte(`nothing`), Headers: ce("5", "order.ignored", "text/plain")},
+		)
+		var broken atomic.Bool
+		cfg := engine.Config{Log: log, Store: store, Consume: []engine.Consume{orders(&broken)}}
+		keys := []string{"binary", "structured", "base64", "plain", "text"}
+		n := runNode(t, cfg)
+		until(t, "all are applied", func() bool { return balances(t, n.Engine, keys...) == "1 2 3 8 5" })
+		until(t, "the cursors are set", func() bool {
+			at := [3]int64{}
+			for p := range at {
+				at[p], _ = log.Cursor(t.Context(), "shop.consume", "orders", int32(p))
+			}
+			return at == [3]int64{2, 2, 4}
+		})
+		n.end()
+		traced := 0
+		for _, r := range topicRecords(t, log, shopInbox) {
+			if message(t, r).Headers["traceparent"] == "00-1" {
+				traced++
+			}
+		}
+		if traced == 0 {
+			t.Error("no message has the trace of its cause")
+		}
+		sent := len(topicRecords(t, log, shopInbox))
+		for p := range int32(3) { // as after a crash
+			if err := log.SetCursor(t.Context(), "shop.consume", "orders", p, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n = runNode(t, cfg)
+		until(t, "they are read again", func() bool {
+			return len(topicRecords(t, log, shopInbox)) == 2*sent && handled(t, log, store, 2)
+		})
+		if got := balances(t, n.Engine, keys...); got != "1 2 3 8 5" {
+			t.Errorf("read again, they have balances of %s", got)
+		}
 	})
-	if got := balances(t, n.Engine, keys...); got != "1 2 3 8 5" {
-		t.Errorf("read again, they have balances of %s", got)
-	}
 }
 
 // What is not understood is not skipped: its partition waits, and says so; the others go on.
@@ -267,33 +271,35 @@ func TestAForeignRecordThatIsNotUnderstoodStopsItsPartition(t *testing.T) {
 	for _, how := range []string{"error", "panic"} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
-			log, store := memory.NewLog(memory.LogConfig{}), memory.NewStore()
-			if err := log.CreateTopic(t.Context(), "orders", 2); err != nil {
-				t.Fatal(err)
-			}
-			var broken atomic.Bool
-			broken.Store(true)
-			n := runNode(t, engine.Config{Log: log, Store: store, Consume: []engine.Consume{orders(&broken)}})
-			appendTo(t, log, "orders",
-				driver.Record{Partition: 0, Value: []byte(`{"Key":"` + how + `","Amount":1}`)},
-				driver.Record{Partition: 0, Value: []byte(`{"Key":"behind","Amount":1}`)})
-			until(t, "the fault is shown", func() bool {
-				h := healthOf(t, n.Engine)
-				return !h.OK() && len(h.Faults) == 1 && strings.Contains(h.Faults[0], "orders/0") && strings.Contains(h.Faults[0], "what is this")
-			})
-			for i := range 5 {
-				appendTo(t, log, "orders", driver.Record{Partition: 1, Value: []byte(`{"Key":"other","Amount":1}`)})
-				until(t, "another partition goes on", func() bool { return balances(t, n.Engine, "other") == fmt.Sprint(i+1) })
-				if len(healthOf(t, n.Engine).Faults) != 1 {
-					t.Fatal("the fault is not shown any more")
+			bubble(t, func(t *testing.T) {
+				log, store := memory.NewLog(memory.LogConfig{}), memory.NewStore()
+				if err := log.CreateTopic(t.Context(), "orders", 2); err != nil {
+					t.Fatal(err)
 				}
-			}
-			if got := balances(t, n.Engine, how, "behind"); got != "0 0" {
-				t.Fatalf("balances %s: it was skipped", got)
-			}
-			broken.Store(false)
-			until(t, "it goes on", func() bool { return balances(t, n.Engine, how, "behind") == "1 1" })
-			until(t, "no fault is left", func() bool { return healthOf(t, n.Engine).OK() })
+				var broken atomic.Bool
+				broken.Store(true)
+				n := runNode(t, engine.Config{Log: log, Store: store, Consume: []engine.Consume{orders(&broken)}})
+				appendTo(t, log, "orders",
+					driver.Record{Partition: 0, Value: []byte(`{"Key":"` + how + `","Amount":1}`)},
+					driver.Record{Partition: 0, Value: []byte(`{"Key":"behind","Amount":1}`)})
+				until(t, "the fault is shown", func() bool {
+					h := healthOf(t, n.Engine)
+					return !h.OK() && len(h.Faults) == 1 && strings.Contains(h.Faults[0], "orders/0") && strings.Contains(h.Faults[0], "what is this")
+				})
+				for i := range 5 {
+					appendTo(t, log, "orders", driver.Record{Partition: 1, Value: []byte(`{"Key":"other","Amount":1}`)})
+					until(t, "another partition goes on", func() bool { return balances(t, n.Engine, "other") == fmt.Sprint(i+1) })
+					if len(healthOf(t, n.Engine).Faults) != 1 {
+						t.Fatal("the fault is not shown any more")
+					}
+				}
+				if got := balances(t, n.Engine, how, "behind"); got != "0 0" {
+					t.Fatalf("balances %s: it was skipped", got)
+				}
+				broken.Store(false)
+				until(t, "it goes on", func() bool { return balances(t, n.Engine, how, "behind") == "1 1" })
+				until(t, "no fault is left", func() bool { return healthOf(t, n.Engine).OK() })
+			})
 		})
 	}
 }
@@ -301,27 +307,29 @@ func TestAForeignRecordThatIsNotUnderstoodStopsItsPartition(t *testing.T) {
 // A fault that is over is not shown for ever, also where nothing more comes.
 func TestAFaultThatIsOverIsNotShown(t *testing.T) {
 	t.Parallel()
-	log, store := memory.NewLog(memory.LogConfig{}), memory.NewStore()
-	var fails atomic.Bool
-	fails.Store(true)
-	p := newProcess(func(s fault.Step) fault.Mode {
-		if fails.Load() && (s.On == "orders:0" || s.On == "shop.events") {
-			return fault.FailBefore
+	bubble(t, func(t *testing.T) {
+		log, store := memory.NewLog(memory.LogConfig{}), memory.NewStore()
+		var fails atomic.Bool
+		fails.Store(true)
+		p := newProcess(func(s fault.Step) fault.Mode {
+			if fails.Load() && (s.On == "orders:0" || s.On == "shop.events") {
+				return fault.FailBefore
+			}
+			return fault.Pass
+		})
+		var broken atomic.Bool
+		appendTo(t, log, "orders", driver.Record{Value: []byte(`{"Key":"a","Amount":1}`)})
+		n := runNode(t, engine.Config{
+			Log: cursorLog{Log: p.Log(log), Cursors: log}, Store: store, Publish: "shop.events", Consume: []engine.Consume{orders(&broken)},
+		})
+		put(t, n.Engine, "b", 1)
+		until(t, "both are shown", func() bool { return len(healthOf(t, n.Engine).Faults) == 2 })
+		if err := log.SetCursor(t.Context(), "shop.consume", "orders", 0, 1); err != nil { // nothing to do
+			t.Fatal(err)
 		}
-		return fault.Pass
+		fails.Store(false)
+		until(t, "none is shown", func() bool { return healthOf(t, n.Engine).OK() })
 	})
-	var broken atomic.Bool
-	appendTo(t, log, "orders", driver.Record{Value: []byte(`{"Key":"a","Amount":1}`)})
-	n := runNode(t, engine.Config{
-		Log: cursorLog{Log: p.Log(log), Cursors: log}, Store: store, Publish: "shop.events", Consume: []engine.Consume{orders(&broken)},
-	})
-	put(t, n.Engine, "b", 1)
-	until(t, "both are shown", func() bool { return len(healthOf(t, n.Engine).Faults) == 2 })
-	if err := log.SetCursor(t.Context(), "shop.consume", "orders", 0, 1); err != nil { // nothing to do
-		t.Fatal(err)
-	}
-	fails.Store(false)
-	until(t, "none is shown", func() bool { return healthOf(t, n.Engine).OK() })
 }
 
 // The cursor is never ahead of what the inbox has acknowledged.
@@ -375,14 +383,16 @@ func TestTheCursorIsNeverAheadOfTheInbox(t *testing.T) {
 // A foreign topic is rarely kept from its beginning.
 func TestConsumingBeginsWhereATrimmedTopicDoes(t *testing.T) {
 	t.Parallel()
-	log, store := memory.NewLog(memory.LogConfig{}), memory.NewStore()
-	for i := range 3 {
-		appendTo(t, log, "orders", driver.Record{Value: fmt.Appendf(nil, `{"Key":"a","Amount":%d}`, 1<<i)})
-	}
-	log.Trim("orders", 0, 1)
-	var broken atomic.Bool
-	n := runNode(t, engine.Config{Log: log, Store: store, Consume: []engine.Consume{orders(&broken)}})
-	until(t, "what is left is applied", func() bool { return balances(t, n.Engine, "a") == "6" })
+	bubble(t, func(t *testing.T) {
+		log, store := memory.NewLog(memory.LogConfig{}), memory.NewStore()
+		for i := range 3 {
+			appendTo(t, log, "orders", driver.Record{Value: fmt.Appendf(nil, `{"Key":"a","Amount":%d}`, 1<<i)})
+		}
+		log.Trim("orders", 0, 1)
+		var broken atomic.Bool
+		n := runNode(t, engine.Config{Log: log, Store: store, Consume: []engine.Consume{orders(&broken)}})
+		until(t, "what is left is applied", func() bool { return balances(t, n.Engine, "a") == "6" })
+	})
 }
 
 // outbox is a store into which others put messages.

@@ -161,233 +161,253 @@ func (c *counter) all(n *node, count int, want string) {
 
 func TestNoMoreEffectsArePerformedAtATimeThanIsSaid(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t)
-	c.card.do = func(context.Context, string, int) error { time.Sleep(5 * time.Millisecond); return nil }
-	n := c.run(deja.Performing[charge]{Concurrency: 3})
-	c.pay(n, 30)
-	c.all(n, 30, "paid once")
-	if c.card.most != 3 {
-		t.Errorf("%d were performed at a time, want 3", c.card.most)
-	}
+	bubble(t, func(t *testing.T) {
+		c := newCounter(t)
+		c.card.do = func(context.Context, string, int) error { time.Sleep(5 * time.Millisecond); return nil }
+		n := c.run(deja.Performing[charge]{Concurrency: 3})
+		c.pay(n, 30)
+		c.all(n, 30, "paid once")
+		if c.card.most != 3 {
+			t.Errorf("%d were performed at a time, want 3", c.card.most)
+		}
+	})
 }
 
 func TestMoreEffectsThanAPartitionKeepsAreAllPerformed(t *testing.T) {
 	t.Parallel()
-	const count = 5 * engine.MaxPerforming
-	c := newCounter(t)
-	free := make(chan struct{})
-	c.card.do = func(ctx context.Context, _ string, _ int) error {
-		select {
-		case <-free:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
+	bubble(t, func(t *testing.T) {
+		const count = 5 * engine.MaxPerforming
+		c := newCounter(t)
+		free := make(chan struct{})
+		c.card.do = func(ctx context.Context, _ string, _ int) error {
+			select {
+			case <-free:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
-	}
-	n := c.run(deja.Performing[charge]{Concurrency: 8})
-	c.pay(n, count)
-	until(t, "all are decided", func() bool { return len(outcomes(t, c.log, "bills", deja.KindCommand)) == count })
-	close(free)
-	c.all(n, count, "paid once")
-	if calls, _ := c.card.called(); calls != count {
-		t.Errorf("%d calls, want %d", calls, count)
-	}
+		n := c.run(deja.Performing[charge]{Concurrency: 8})
+		c.pay(n, count)
+		until(t, "all are decided", func() bool { return len(outcomes(t, c.log, "bills", deja.KindCommand)) == count })
+		close(free)
+		c.all(n, count, "paid once")
+		if calls, _ := c.card.called(); calls != count {
+			t.Errorf("%d calls, want %d", calls, count)
+		}
+	})
 }
 
 // A provider that fails each time is left alone but for one try now and then, and comes back.
 func TestAProviderThatIsDownIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t)
-	var down atomic.Bool
-	down.Store(true)
-	c.card.do = func(context.Context, string, int) error {
-		if down.Load() {
-			return errors.New("no route to host")
+	bubble(t, func(t *testing.T) {
+		c := newCounter(t)
+		var down atomic.Bool
+		down.Store(true)
+		c.card.do = func(context.Context, string, int) error {
+			if down.Load() {
+				return errors.New("no route to host")
+			}
+			return nil
 		}
-		return nil
-	}
-	n := c.run(deja.Performing[charge]{Concurrency: 4})
-	c.pay(n, 20)
-	until(t, "health says so", func() bool {
-		return slices.ContainsFunc(healthOf(t, n.Engine).Faults, func(f string) bool { return strings.Contains(f, "no route to host") })
+		n := c.run(deja.Performing[charge]{Concurrency: 4})
+		c.pay(n, 20)
+		until(t, "health says so", func() bool {
+			return slices.ContainsFunc(healthOf(t, n.Engine).Faults, func(f string) bool { return strings.Contains(f, "no route to host") })
+		})
+		before, _ := c.card.called()
+		time.Sleep(time.Second)
+		after, _ := c.card.called()
+		if before > 10 || after-before > 5 {
+			t.Errorf("%d calls until it was left alone, and %d in the second after", before, after-before)
+		}
+		down.Store(false)
+		c.all(n, 20, "paid once")
+		if _, mixed := c.card.called(); mixed > 0 {
+			t.Errorf("%d bills were charged under more than one key", mixed)
+		}
+		until(t, "all is well", func() bool { return healthOf(t, n.Engine).OK() })
 	})
-	before, _ := c.card.called()
-	time.Sleep(time.Second)
-	after, _ := c.card.called()
-	if before > 10 || after-before > 5 {
-		t.Errorf("%d calls until it was left alone, and %d in the second after", before, after-before)
-	}
-	down.Store(false)
-	c.all(n, 20, "paid once")
-	if _, mixed := c.card.called(); mixed > 0 {
-		t.Errorf("%d bills were charged under more than one key", mixed)
-	}
-	until(t, "all is well", func() bool { return healthOf(t, n.Engine).OK() })
 }
 
 func TestAnEffectOfUnknownOutcomeIsForAPersonToDecide(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t)
-	c.card.do = func(context.Context, string, int) error { return errors.New("the line is dead") }
-	p := deja.Performing[charge]{Window: 200 * time.Millisecond}
-	n := c.run(p)
-	c.pay(n, 3)
-	unknown := func() []engine.UnknownEffect { return healthOf(t, n.Engine).Unknown }
-	until(t, "nobody knows", func() bool { return len(unknown()) == 3 })
-	calls, _ := c.card.called()
-	n.end()
-	n = c.run(p) // and another process does not try them either
-	until(t, "nobody knows still", func() bool { return len(unknown()) == 3 })
-	if more, _ := c.card.called(); more != calls || calls == 0 {
-		t.Errorf("%d calls inside the window and %d after it", calls, more-calls)
-	}
-	us := unknown()
-	slices.SortFunc(us, func(a, b engine.UnknownEffect) int { return a.Stream.Compare(b.Stream) })
-	for i, r := range []engine.Resolution{
-		{Answer: paid{"by hand"}, Actor: "ops", Reason: "it is on the statement"},
-		{Rejection: deja.NewRejection("card.lost"), Actor: "ops", Reason: "it is not"},
-		{Actor: "ops", Reason: "never mind"},
-	} {
-		r.Stream, r.Effect = us[i].Stream, us[i].ID
-		if _, err := n.Resolve(timeout(t), r); err != nil {
-			t.Fatal(err)
+	bubble(t, func(t *testing.T) {
+		c := newCounter(t)
+		c.card.do = func(context.Context, string, int) error { return errors.New("the line is dead") }
+		p := deja.Performing[charge]{Window: 200 * time.Millisecond}
+		n := c.run(p)
+		c.pay(n, 3)
+		unknown := func() []engine.UnknownEffect { return healthOf(t, n.Engine).Unknown }
+		until(t, "nobody knows", func() bool { return len(unknown()) == 3 })
+		calls, _ := c.card.called()
+		n.end()
+		n = c.run(p) // and another process does not try them either
+		until(t, "nobody knows still", func() bool { return len(unknown()) == 3 })
+		if more, _ := c.card.called(); more != calls || calls == 0 {
+			t.Errorf("%d calls inside the window and %d after it", calls, more-calls)
 		}
-		if _, err := n.Resolve(timeout(t), r); !errors.Is(err, deja.ErrInvalid) {
-			t.Errorf("resolved a second time: %v", err)
+		us := unknown()
+		slices.SortFunc(us, func(a, b engine.UnknownEffect) int { return a.Stream.Compare(b.Stream) })
+		for i, r := range []engine.Resolution{
+			{Answer: paid{"by hand"}, Actor: "ops", Reason: "it is on the statement"},
+			{Rejection: deja.NewRejection("card.lost"), Actor: "ops", Reason: "it is not"},
+			{Actor: "ops", Reason: "never mind"},
+		} {
+			r.Stream, r.Effect = us[i].Stream, us[i].ID
+			if _, err := n.Resolve(timeout(t), r); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.Resolve(timeout(t), r); !errors.Is(err, deja.ErrInvalid) {
+				t.Errorf("resolved a second time: %v", err)
+			}
 		}
-	}
-	for i, want := range []string{"paid by hand", "failed card.lost", ""} {
-		if got := c.how(n, i); got != want {
-			t.Errorf("b%d: %q, want %q", i, got, want)
+		for i, want := range []string{"paid by hand", "failed card.lost", ""} {
+			if got := c.how(n, i); got != want {
+				t.Errorf("b%d: %q, want %q", i, got, want)
+			}
 		}
-	}
-	until(t, "all is well", func() bool { return healthOf(t, n.Engine).OK() })
+		until(t, "all is well", func() bool { return healthOf(t, n.Engine).OK() })
+	})
 }
 
 func TestAProviderIsAskedWhatBecameOfAnEffect(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t)
-	c.card.do = func(context.Context, string, int) error { return errors.New("the line is dead") }
-	var asked atomic.Int64
-	n := c.run(deja.Performing[charge]{Window: 400 * time.Millisecond, Inquire: func(_ context.Context, key deja.ID, e charge) (deja.Command, error) {
-		switch {
-		case asked.Add(1) == 1:
-			return nil, errors.New("not yet")
-		case !c.card.knows(key, e.Bill):
-			return nil, deja.NewRejection("card.other-key")
-		case e.Bill == "b1":
-			return nil, deja.NewRejection("card.never-seen")
+	bubble(t, func(t *testing.T) {
+		c := newCounter(t)
+		c.card.do = func(context.Context, string, int) error { return errors.New("the line is dead") }
+		var asked atomic.Int64
+		n := c.run(deja.Performing[charge]{Window: 400 * time.Millisecond, Inquire: func(_ context.Context, key deja.ID, e charge) (deja.Command, error) {
+			switch {
+			case asked.Add(1) == 1:
+				return nil, errors.New("not yet")
+			case !c.card.knows(key, e.Bill):
+				return nil, deja.NewRejection("card.other-key")
+			case e.Bill == "b1":
+				return nil, deja.NewRejection("card.never-seen")
+			}
+			return paid{"long ago"}, nil
+		}})
+		until(t, "the engine is at work", func() bool { return states(t, n.Engine) == "idle" })
+		c.pay(n, 2)
+		for i, want := range []string{"paid long ago", "failed card.never-seen"} {
+			until(t, "it is settled", func() bool { return c.how(n, i) != "" })
+			if got := c.how(n, i); got != want {
+				t.Errorf("b%d: %q, want %q", i, got, want)
+			}
 		}
-		return paid{"long ago"}, nil
-	}})
-	until(t, "the engine is at work", func() bool { return states(t, n.Engine) == "idle" })
-	c.pay(n, 2)
-	for i, want := range []string{"paid long ago", "failed card.never-seen"} {
-		until(t, "it is settled", func() bool { return c.how(n, i) != "" })
-		if got := c.how(n, i); got != want {
-			t.Errorf("b%d: %q, want %q", i, got, want)
-		}
-	}
+	})
 }
 
 // The provider is left alone for longer than it remembers keys: then it is not called with one any more.
 func TestAnEffectIsNotTriedWhenItsTurnComesTooLate(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t)
-	began := time.Now()
-	var late atomic.Int64
-	const window = time.Second
-	c.card.do = func(context.Context, string, int) error {
-		if time.Since(began) > window+500*time.Millisecond {
-			late.Add(1)
+	bubble(t, func(t *testing.T) {
+		c := newCounter(t)
+		began := time.Now()
+		var late atomic.Int64
+		const window = time.Second
+		c.card.do = func(context.Context, string, int) error {
+			if time.Since(began) > window+500*time.Millisecond {
+				late.Add(1)
+			}
+			return errors.New("the line is dead")
 		}
-		return errors.New("the line is dead")
-	}
-	n := c.run(deja.Performing[charge]{Window: window})
-	c.pay(n, 8)
-	until(t, "nobody knows", func() bool { return len(healthOf(t, n.Engine).Unknown) == 8 })
-	if late.Load() > 0 {
-		t.Errorf("it was called %d times when it may have forgotten the key", late.Load())
-	}
+		n := c.run(deja.Performing[charge]{Window: window})
+		c.pay(n, 8)
+		until(t, "nobody knows", func() bool { return len(healthOf(t, n.Engine).Unknown) == 8 })
+		if late.Load() > 0 {
+			t.Errorf("it was called %d times when it may have forgotten the key", late.Load())
+		}
+	})
 }
 
 // What is open when its process dies, or the store is lost, is tried again with its key; what has a result is not.
 func TestAnOpenEffectOutlivesProcessAndStore(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t)
-	n := c.run(deja.Performing[charge]{})
-	c.pay(n, 1)
-	c.all(n, 1, "paid once")
-	c.card.do = func(ctx context.Context, bill string, tries int) error {
-		if tries < 3 {
-			<-ctx.Done()
-			return ctx.Err()
+	bubble(t, func(t *testing.T) {
+		c := newCounter(t)
+		n := c.run(deja.Performing[charge]{})
+		c.pay(n, 1)
+		c.all(n, 1, "paid once")
+		c.card.do = func(ctx context.Context, bill string, tries int) error {
+			if tries < 3 {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
 		}
-		return nil
-	}
-	if _, err := n.Client().Send(t.Context(), deja.Request{Key: "b1", Command: pay{1}}); err != nil {
-		t.Fatal(err)
-	}
-	tries := func() int {
-		c.card.mu.Lock()
-		defer c.card.mu.Unlock()
-		return len(c.card.calls["b1"])
-	}
-	until(t, "it is tried", func() bool { return tries() == 1 })
-	n.end()
-	n = c.run(deja.Performing[charge]{})
-	until(t, "it is tried by another process", func() bool { return tries() == 2 })
-	n.end()
-	c.store = memory.NewStore()
-	n = c.run(deja.Performing[charge]{})
-	c.all(n, 2, "paid once")
-	if calls, mixed := c.card.called(); calls != 4 || mixed != 0 {
-		t.Errorf("%d calls, and %d bills with more than one key; want 4 and none", calls, mixed)
-	}
+		if _, err := n.Client().Send(t.Context(), deja.Request{Key: "b1", Command: pay{1}}); err != nil {
+			t.Fatal(err)
+		}
+		tries := func() int {
+			c.card.mu.Lock()
+			defer c.card.mu.Unlock()
+			return len(c.card.calls["b1"])
+		}
+		until(t, "it is tried", func() bool { return tries() == 1 })
+		n.end()
+		n = c.run(deja.Performing[charge]{})
+		until(t, "it is tried by another process", func() bool { return tries() == 2 })
+		n.end()
+		c.store = memory.NewStore()
+		n = c.run(deja.Performing[charge]{})
+		c.all(n, 2, "paid once")
+		if calls, mixed := c.card.called(); calls != 4 || mixed != 0 {
+			t.Errorf("%d calls, and %d bills with more than one key; want 4 and none", calls, mixed)
+		}
+	})
 }
 
 // While the journal takes nothing, the decision may be lost with the store: nobody has heard of it, the provider least of
 // all.
 func TestAnEffectWaitsUntilItsDecisionIsLogged(t *testing.T) {
 	t.Parallel()
-	c := newCounter(t)
-	held := &heldTopic{Log: c.log.(*memory.Log), topic: "bills.journal"}
-	c.log = held
-	n := c.run(deja.Performing[charge]{})
-	c.pay(n, 1)
-	c.all(n, 1, "paid once")
-	free := held.hold()
-	if _, err := n.Client().Send(t.Context(), deja.Request{Key: "b1", Command: pay{1}}); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "it is decided", func() bool {
-		return len(opened(t, c.store, "bills", deja.Stream{Aggregate: "bill", Key: "b1"}).Effects) == 1
+	bubble(t, func(t *testing.T) {
+		c := newCounter(t)
+		held := &heldTopic{Log: c.log.(*memory.Log), topic: "bills.journal"}
+		c.log = held
+		n := c.run(deja.Performing[charge]{})
+		c.pay(n, 1)
+		c.all(n, 1, "paid once")
+		free := held.hold()
+		if _, err := n.Client().Send(t.Context(), deja.Request{Key: "b1", Command: pay{1}}); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it is decided", func() bool {
+			return len(opened(t, c.store, "bills", deja.Stream{Aggregate: "bill", Key: "b1"}).Effects) == 1
+		})
+		time.Sleep(200 * time.Millisecond)
+		if calls, _ := c.card.called(); calls > 1 {
+			t.Error("it was performed before it was logged")
+		}
+		free()
+		c.all(n, 2, "paid once")
 	})
-	time.Sleep(200 * time.Millisecond)
-	if calls, _ := c.card.called(); calls > 1 {
-		t.Error("it was performed before it was logged")
-	}
-	free()
-	c.all(n, 2, "paid once")
 }
 
 // heldTopic is a log whose appends to a topic wait while it is held.
 type heldTopic struct {
 	*memory.Log
 	topic string
-	mu    sync.RWMutex
+	held  atomic.Pointer[chan struct{}] // closed when it is free again; nil before it is held
 }
 
 // hold holds the topic until what it returns is called.
 func (l *heldTopic) hold() (free func()) {
-	l.mu.Lock()
-	return l.mu.Unlock
+	held := make(chan struct{})
+	l.held.Store(&held)
+	return func() { close(held) }
 }
 
 func (l *heldTopic) Append(ctx context.Context, topic string, recs []driver.Record) ([]deja.Position, error) {
-	if topic == l.topic {
-		l.mu.RLock()
-		defer l.mu.RUnlock()
+	if held := l.held.Load(); held != nil && topic == l.topic {
+		select {
+		case <-*held:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	return l.Log.Append(ctx, topic, recs)
 }

@@ -42,15 +42,19 @@ func (w *world) start(t *testing.T) deja.Client {
 	return eng.Client()
 }
 
-// each runs a test on a store of its own, and on one that is the log's database.
+// each runs a test on a store of its own, and on one that is the log's database, in a time of its own.
 func each(t *testing.T, fn func(t *testing.T, w *world)) {
 	t.Run("separate", func(t *testing.T) {
-		log := memory.NewLog(memory.LogConfig{Partitions: 3, Now: time.Now})
-		fn(t, &world{log: log, store: memory.NewStore()})
+		bubble(t, func(t *testing.T) {
+			log := memory.NewLog(memory.LogConfig{Partitions: 3, Now: time.Now})
+			fn(t, &world{log: log, store: memory.NewStore()})
+		})
 	})
 	t.Run("joint", func(t *testing.T) {
-		log := memory.NewLog(memory.LogConfig{Partitions: 1, Now: time.Now})
-		fn(t, &world{log: log, store: memory.NewStore(memory.Joint(log))})
+		bubble(t, func(t *testing.T) {
+			log := memory.NewLog(memory.LogConfig{Partitions: 1, Now: time.Now})
+			fn(t, &world{log: log, store: memory.NewStore(memory.Joint(log))})
+		})
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dejalog/deja"
@@ -39,7 +40,7 @@ func running(t *testing.T, behind time.Duration, plan fault.Plan) *Engine {
 // sees waits until the only partition is in a state, and returns how it stands.
 func sees(t *testing.T, e *Engine, want state) PartitionHealth {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		h, err := e.Health(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -71,63 +72,64 @@ func standStill(t *testing.T, e *Engine) {
 
 func TestHealthTellsIdleWorkingFencedAndStalledApart(t *testing.T) {
 	t.Parallel()
-	var fails, blocks atomic.Bool
-	e := running(t, 2*stalledAfter, func(_ int, s fault.Step) fault.Mode {
-		for s.Call == "tx.Write" && blocks.Load() {
-			time.Sleep(time.Millisecond)
+	synctest.Test(t, func(t *testing.T) {
+		var fails atomic.Bool
+		e := running(t, 2*stalledAfter, func(_ int, s fault.Step) fault.Mode {
+			if s.Call == "tx.Commit" && fails.Load() {
+				return fault.FailBefore
+			}
+			return fault.Pass
+		})
+		if p := sees(t, e, idle); p.Lag != 0 || p.Error != "" {
+			t.Errorf("idle: %+v", p)
 		}
-		if s.Call == "tx.Commit" && fails.Load() {
-			return fault.FailBefore
+		send := func() {
+			if _, err := e.Client().Send(t.Context(), deja.Request{Key: "a", Command: till.Put{Amount: 1}}); err != nil {
+				t.Fatal(err)
+			}
 		}
-		return fault.Pass
+		standStill(t, e) // long ago: that is no stand-still while there is nothing to do
+		sees(t, e, idle)
+		fails.Store(true)
+		send()
+		if p := sees(t, e, fenced); !strings.Contains(p.Error, "injected") || p.Lag != 1 || p.Age < stalledAfter {
+			t.Errorf("fenced: %+v", p)
+		}
+		standStill(t, e)
+		if p := sees(t, e, stalled); !strings.Contains(p.Error, "injected") {
+			t.Errorf("stalled: %+v", p)
+		}
+		fails.Store(false)
+		if p := sees(t, e, idle); p.Position != 1 || p.N != 1 || p.Error != "" {
+			t.Errorf("idle again: %+v", p)
+		}
 	})
-	if p := sees(t, e, idle); p.Lag != 0 || p.Error != "" {
-		t.Errorf("idle: %+v", p)
-	}
-	send := func() {
-		if _, err := e.Client().Send(t.Context(), deja.Request{Key: "a", Command: till.Put{Amount: 1}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	standStill(t, e) // long ago: that is no stand-still while there is nothing to do
-	sees(t, e, idle)
-	fails.Store(true)
-	send()
-	if p := sees(t, e, fenced); !strings.Contains(p.Error, "injected") || p.Lag != 1 || p.Age < stalledAfter {
-		t.Errorf("fenced: %+v", p)
-	}
-	standStill(t, e)
-	if p := sees(t, e, stalled); !strings.Contains(p.Error, "injected") {
-		t.Errorf("stalled: %+v", p)
-	}
-	fails.Store(false)
-	if p := sees(t, e, idle); p.Position != 1 || p.N != 1 || p.Error != "" {
-		t.Errorf("idle again: %+v", p)
-	}
 }
 
 // A decision that cannot be logged is no decision yet: such a partition stands still too.
 func TestHealthSeesWhatIsNotLogged(t *testing.T) {
 	t.Parallel()
-	var fails atomic.Bool
-	e := running(t, 0, func(_ int, s fault.Step) fault.Mode {
-		if s.Call == "log.Append" && s.On == "shop.journal" && fails.Load() {
-			return fault.FailBefore
+	synctest.Test(t, func(t *testing.T) {
+		var fails atomic.Bool
+		e := running(t, 0, func(_ int, s fault.Step) fault.Mode {
+			if s.Call == "log.Append" && s.On == "shop.journal" && fails.Load() {
+				return fault.FailBefore
+			}
+			return fault.Pass
+		})
+		sees(t, e, idle)
+		fails.Store(true)
+		if _, err := e.Client().Send(t.Context(), deja.Request{Key: "a", Command: till.Put{Amount: 1}}); err != nil {
+			t.Fatal(err)
 		}
-		return fault.Pass
+		sees(t, e, fenced)
+		standStill(t, e)
+		if p := sees(t, e, stalled); p.Lag != 0 || p.N != 1 || p.Logged != 0 {
+			t.Errorf("stalled: %+v", p)
+		}
+		fails.Store(false)
+		sees(t, e, idle)
 	})
-	sees(t, e, idle)
-	fails.Store(true)
-	if _, err := e.Client().Send(t.Context(), deja.Request{Key: "a", Command: till.Put{Amount: 1}}); err != nil {
-		t.Fatal(err)
-	}
-	sees(t, e, fenced)
-	standStill(t, e)
-	if p := sees(t, e, stalled); p.Lag != 0 || p.N != 1 || p.Logged != 0 {
-		t.Errorf("stalled: %+v", p)
-	}
-	fails.Store(false)
-	sees(t, e, idle)
 }
 
 func TestHealthWithoutARun(t *testing.T) {
@@ -145,7 +147,7 @@ func TestHealthWithoutARun(t *testing.T) {
 func TestAWaitThatBeginsAsReadingEndsIsTold(t *testing.T) {
 	t.Parallel()
 	e := running(t, 0, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ps, err := e.partitions(ctx)
 	if err != nil {

@@ -18,42 +18,44 @@ import (
 )
 
 func TestHealthTellsOfSagasThatAreStuck(t *testing.T) {
-	log, banks := memory.NewLog(memory.LogConfig{Partitions: 2}), memory.NewStore()
-	services, ledgers := remit.Services(remit.Variant{})
-	ledger := runNode(t, engine.Config{Service: ledgers, Log: log, Store: memory.NewStore()})
-	ledger.end()
-	var told testenv.Output
-	cfg := engine.Config{
-		Service: services, Log: log, Store: banks, Peers: remit.Peers(), Effects: []deja.Performer{remit.Mailer((&post{}).send)},
-		Logger: slog.New(slog.NewTextHandler(&told, nil)),
-	}
-	bank := runNode(t, cfg)
-	must(t, bank.Client(), deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
-	must(t, bank.Client(), deja.Request{Key: "r1", Command: remit.Start{From: "ana", To: "bob", Amount: 30, Patience: 100 * time.Millisecond}})
-	phase := func(want string) func() bool {
-		return func() bool { return state[remit.Remittance](t, bank.Client(), "remittance", "r1").Phase == want }
-	}
-	until(t, "it is given up", phase(remit.Undoing))
-	until(t, "it is known to be open", func() bool { return healthOf(t, bank.Engine).Sagas.Open == 1 })
-	if h := healthOf(t, bank.Engine); !h.OK() || h.Sagas.Stuck != 0 {
-		t.Errorf("a saga in its time: %+v", h)
-	}
-	must(t, bank.Client(), deja.Request{Key: "ana", Command: remit.Close{}})
-	go func() { _ = ledger.Run(t.Context()) }()
-	until(t, "its refund is refused", phase(remit.InDoubt))
-	until(t, "it is seen to be stuck", func() bool { return healthOf(t, bank.Engine).Sagas.Stuck == 1 })
-	h := healthOf(t, bank.Engine)
-	if h.OK() || len(h.Sagas.Overdue) != 1 || h.Sagas.Overdue[0].Key != "remittance/r1" || h.Sagas.Overdue[0].Event != "remittance.stuck" {
-		t.Errorf("a stuck saga: OK %t, %+v", h.OK(), h.Sagas)
-	}
-	time.Sleep(3 * time.Second) // for another look
-	if n := strings.Count(told.String(), "a saga is stuck"); n != 1 {
-		t.Errorf("the alarm was given %d times, want 1", n)
-	}
-	bank.end()
-	if h := healthOf(t, newEngine(t, cfg)); h.OK() || h.Sagas.Stuck != 1 || h.Sagas.AtLeast {
-		t.Errorf("an engine that does not run tells %+v", h.Sagas)
-	}
+	bubble(t, func(t *testing.T) {
+		log, banks := memory.NewLog(memory.LogConfig{Partitions: 2}), memory.NewStore()
+		services, ledgers := remit.Services(remit.Variant{})
+		ledger := runNode(t, engine.Config{Service: ledgers, Log: log, Store: memory.NewStore()})
+		ledger.end()
+		var told testenv.Output
+		cfg := engine.Config{
+			Service: services, Log: log, Store: banks, Peers: remit.Peers(), Effects: []deja.Performer{remit.Mailer((&post{}).send)},
+			Logger: slog.New(slog.NewTextHandler(&told, nil)),
+		}
+		bank := runNode(t, cfg)
+		must(t, bank.Client(), deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
+		must(t, bank.Client(), deja.Request{Key: "r1", Command: remit.Start{From: "ana", To: "bob", Amount: 30, Patience: 100 * time.Millisecond}})
+		phase := func(want string) func() bool {
+			return func() bool { return state[remit.Remittance](t, bank.Client(), "remittance", "r1").Phase == want }
+		}
+		until(t, "it is given up", phase(remit.Undoing))
+		until(t, "it is known to be open", func() bool { return healthOf(t, bank.Engine).Sagas.Open == 1 })
+		if h := healthOf(t, bank.Engine); !h.OK() || h.Sagas.Stuck != 0 {
+			t.Errorf("a saga in its time: %+v", h)
+		}
+		must(t, bank.Client(), deja.Request{Key: "ana", Command: remit.Close{}})
+		go func() { _ = ledger.Run(t.Context()) }()
+		until(t, "its refund is refused", phase(remit.InDoubt))
+		until(t, "it is seen to be stuck", func() bool { return healthOf(t, bank.Engine).Sagas.Stuck == 1 })
+		h := healthOf(t, bank.Engine)
+		if h.OK() || len(h.Sagas.Overdue) != 1 || h.Sagas.Overdue[0].Key != "remittance/r1" || h.Sagas.Overdue[0].Event != "remittance.stuck" {
+			t.Errorf("a stuck saga: OK %t, %+v", h.OK(), h.Sagas)
+		}
+		time.Sleep(3 * time.Second) // for another look
+		if n := strings.Count(told.String(), "a saga is stuck"); n != 1 {
+			t.Errorf("the alarm was given %d times, want 1", n)
+		}
+		bank.end()
+		if h := healthOf(t, newEngine(t, cfg)); h.OK() || h.Sagas.Stuck != 1 || h.Sagas.AtLeast {
+			t.Errorf("an engine that does not run tells %+v", h.Sagas)
+		}
+	})
 }
 
 func TestASagaTellsWhatItWaitsFor(t *testing.T) {

@@ -162,87 +162,97 @@ func (w *talk) parkedFile(key string) (id deja.ID) {
 
 func TestEverySentCommandHasOneReply(t *testing.T) {
 	t.Parallel()
-	w := newTalk(t, nil, nil)
-	for key, how := range map[string]string{"a": "yes", "b": "no", "c": "large"} {
-		w.ask(key, "", how)
-	}
-	w.hears("a", "", "yes: applied")
-	w.hears("b", "", "no: office.no")
-	w.hears("c", "", "large: deja.too-large")
-	if got := outcomes(t, w.log, "desk", deja.KindReply); len(got) != 3 {
-		t.Errorf("%d replies came, want 3: %q", len(got), got)
-	}
+	bubble(t, func(t *testing.T) {
+		w := newTalk(t, nil, nil)
+		for key, how := range map[string]string{"a": "yes", "b": "no", "c": "large"} {
+			w.ask(key, "", how)
+		}
+		w.hears("a", "", "yes: applied")
+		w.hears("b", "", "no: office.no")
+		w.hears("c", "", "large: deja.too-large")
+		if got := outcomes(t, w.log, "desk", deja.KindReply); len(got) != 3 {
+			t.Errorf("%d replies came, want 3: %q", len(got), got)
+		}
+	})
 }
 
 func TestAParkedCommandIsAnsweredWhenItIsSettled(t *testing.T) {
 	t.Parallel()
-	w := newTalk(t, nil, nil)
-	w.broken.Store(true)
-	w.ask("a", "", "fail")
-	w.ask("b", "", "fail")
-	a, b := w.parkedFile("a"), w.parkedFile("b")
-	time.Sleep(100 * time.Millisecond)
-	if got := outcomes(t, w.log, "desk", deja.KindReply); len(got) > 0 {
-		t.Errorf("while they were parked, %d replies came: %q", len(got), got)
-	}
-	w.broken.Store(false)
-	stream := func(key string) deja.Stream { return deja.Stream{Aggregate: "file", Key: key} }
-	if err := w.office.Retry(timeout(t), engine.Act{Stream: stream("a"), Message: a, Actor: "ops", Reason: "mended"}); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.office.Skip(timeout(t), engine.Act{Stream: stream("b"), Message: b, Actor: "ops", Reason: "given up"}); err != nil {
-		t.Fatal(err)
-	}
-	w.hears("a", "", "fail: applied")
-	w.hears("b", "", "fail: deja.dead")
+	bubble(t, func(t *testing.T) {
+		w := newTalk(t, nil, nil)
+		w.broken.Store(true)
+		w.ask("a", "", "fail")
+		w.ask("b", "", "fail")
+		a, b := w.parkedFile("a"), w.parkedFile("b")
+		time.Sleep(100 * time.Millisecond)
+		if got := outcomes(t, w.log, "desk", deja.KindReply); len(got) > 0 {
+			t.Errorf("while they were parked, %d replies came: %q", len(got), got)
+		}
+		w.broken.Store(false)
+		stream := func(key string) deja.Stream { return deja.Stream{Aggregate: "file", Key: key} }
+		if err := w.office.Retry(timeout(t), engine.Act{Stream: stream("a"), Message: a, Actor: "ops", Reason: "mended"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.office.Skip(timeout(t), engine.Act{Stream: stream("b"), Message: b, Actor: "ops", Reason: "given up"}); err != nil {
+			t.Fatal(err)
+		}
+		w.hears("a", "", "fail: applied")
+		w.hears("b", "", "fail: deja.dead")
+	})
 }
 
 // Somebody has used the command's ID before, with other content.
 func TestACommandWhoseIDWasTakenIsAnsweredWithAConflict(t *testing.T) {
 	t.Parallel()
-	r := deja.Request{ID: deja.DeriveID("test", "conflict"), Key: "a", Command: ask{"yes"}}
-	w := newTalk(t, nil, nil)
-	must(t, w.desk.Client(), r)
-	until(t, "it is in the office's inbox", func() bool { return len(topicRecords(t, w.log, "office.inbox")) == 1 })
-	first, err := wire.NewDecoder("office").Message(topicRecords(t, w.log, "office.inbox")[0].Value)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if first.Payload, err = json.Marshal(answer{"other"}); err != nil {
-		t.Fatal(err)
-	}
-	first.Sender = deja.Stream{} // nobody waits for its reply
-	w = newTalk(t, nil, nil)
-	deliver(t, w.log, "office", first)
-	must(t, w.desk.Client(), r)
-	w.hears("a", "", "yes: deja.conflict")
-	wantOutcomes(t, w.log, "office", deja.KindCommand, "applied", "conflict deja.conflict")
+	bubble(t, func(t *testing.T) {
+		r := deja.Request{ID: deja.DeriveID("test", "conflict"), Key: "a", Command: ask{"yes"}}
+		w := newTalk(t, nil, nil)
+		must(t, w.desk.Client(), r)
+		until(t, "it is in the office's inbox", func() bool { return len(topicRecords(t, w.log, "office.inbox")) == 1 })
+		first, err := wire.NewDecoder("office").Message(topicRecords(t, w.log, "office.inbox")[0].Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first.Payload, err = json.Marshal(answer{"other"}); err != nil {
+			t.Fatal(err)
+		}
+		first.Sender = deja.Stream{} // nobody waits for its reply
+		w = newTalk(t, nil, nil)
+		deliver(t, w.log, "office", first)
+		must(t, w.desk.Client(), r)
+		w.hears("a", "", "yes: deja.conflict")
+		wantOutcomes(t, w.log, "office", deja.KindCommand, "applied", "conflict deja.conflict")
+	})
 }
 
 func TestTheReplyOfAForgottenCommandIsNotCarried(t *testing.T) {
 	t.Parallel()
-	w := newTalk(t, nil, nil)
-	w.ask("a", "", "hint")
-	w.ask("a", "", "yes")
-	w.hears("a", "", "yes: applied")
-	if got := outcomes(t, w.log, "desk", deja.KindReply); len(got) != 1 {
-		t.Errorf("%d replies came, want 1: %q", len(got), got)
-	}
-	if open := opened(t, w.desks, "desk", deja.Stream{Aggregate: "folder", Key: "a"}); !open.Empty() {
-		t.Errorf("the folder waits for %+v", open)
-	}
+	bubble(t, func(t *testing.T) {
+		w := newTalk(t, nil, nil)
+		w.ask("a", "", "hint")
+		w.ask("a", "", "yes")
+		w.hears("a", "", "yes: applied")
+		if got := outcomes(t, w.log, "desk", deja.KindReply); len(got) != 1 {
+			t.Errorf("%d replies came, want 1: %q", len(got), got)
+		}
+		if open := opened(t, w.desks, "desk", deja.Stream{Aggregate: "folder", Key: "a"}); !open.Empty() {
+			t.Errorf("the folder waits for %+v", open)
+		}
+	})
 }
 
 func TestATenantIsKeptAcrossServices(t *testing.T) {
 	t.Parallel()
-	w := newTalk(t, nil, nil)
-	w.ask("a", "t1", "yes")
-	w.ask("a", "t2", "no")
-	w.hears("a", "t1", "yes: applied")
-	w.hears("a", "t2", "no: office.no")
-	if got := w.heard("a", ""); len(got) > 0 {
-		t.Errorf("the tenant without a name has heard %q", got)
-	}
+	bubble(t, func(t *testing.T) {
+		w := newTalk(t, nil, nil)
+		w.ask("a", "t1", "yes")
+		w.ask("a", "t2", "no")
+		w.hears("a", "t1", "yes: applied")
+		w.hears("a", "t2", "no: office.no")
+		if got := w.heard("a", ""); len(got) > 0 {
+			t.Errorf("the tenant without a name has heard %q", got)
+		}
+	})
 }
 
 // shouted is a codec that is not JSON: what it writes, others cannot read as such.
@@ -264,19 +274,23 @@ func (shouted) Unmarshal(data []byte, v any) error {
 
 func TestServicesOfACodecThatIsNotJSONTalk(t *testing.T) {
 	t.Parallel()
-	w := newTalk(t, shouted{}, shouted{})
-	w.ask("a", "", "yes")
-	w.ask("b", "", "no")
-	w.hears("a", "", "yes: applied")
-	w.hears("b", "", "no: office.no")
+	bubble(t, func(t *testing.T) {
+		w := newTalk(t, shouted{}, shouted{})
+		w.ask("a", "", "yes")
+		w.ask("b", "", "no")
+		w.hears("a", "", "yes: applied")
+		w.hears("b", "", "no: office.no")
+	})
 }
 
 // What a service cannot read is dead there, and its sender is told.
 func TestACommandInAnotherCodecIsAnswered(t *testing.T) {
 	t.Parallel()
-	w := newTalk(t, nil, shouted{})
-	w.ask("a", "", "yes")
-	w.hears("a", "", "yes: deja.dead")
+	bubble(t, func(t *testing.T) {
+		w := newTalk(t, nil, shouted{})
+		w.ask("a", "", "yes")
+		w.hears("a", "", "yes: deja.dead")
+	})
 }
 
 // closedTopic is a log one of whose topics takes nothing.
@@ -295,36 +309,38 @@ func (l closedTopic) Append(ctx context.Context, topic string, recs []driver.Rec
 
 func TestADeadTargetStopsOnlyWhatIsForIt(t *testing.T) {
 	t.Parallel()
-	bank, ledger := remit.Services(remit.Variant{})
-	log := memory.NewLog(memory.LogConfig{Partitions: 2})
-	var closed atomic.Bool
-	closed.Store(true)
-	mail := &post{}
-	runNode(t, engine.Config{Service: ledger, Log: log, Store: memory.NewStore()})
-	b := runNode(t, engine.Config{
-		Service: bank, Log: closedTopic{log, "ledger.inbox", &closed}, Store: memory.NewStore(), Peers: remit.Peers(),
-		Effects: []deja.Performer{remit.Mailer(mail.send)},
-	})
-	must(t, b.Client(), deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
-	for i := range 5 {
-		key := fmt.Sprintf("r%d", i)
-		must(t, b.Client(), deja.Request{Key: key, Command: remit.Start{From: "ana", To: "bob", Amount: 10, Patience: time.Hour}})
-		until(t, "its money is taken", func() bool { return state[remit.Remittance](t, b.Client(), "remittance", key).Phase == remit.Posting })
-	}
-	until(t, "health names the topic", func() bool {
-		h := healthOf(t, b.Engine)
-		return !h.OK() && slices.ContainsFunc(h.Faults, func(f string) bool { return strings.Contains(f, "ledger.inbox") && strings.Contains(f, "no leader") })
-	})
-	if faults := healthOf(t, b.Engine).Faults; slices.ContainsFunc(faults, func(f string) bool { return !strings.Contains(f, "ledger.inbox") }) {
-		t.Errorf("more than the route into the ledger's inbox stands still: %q", faults)
-	}
-	closed.Store(false)
-	for i := range 5 {
-		until(t, "it has ended", func() bool {
-			return state[remit.Remittance](t, b.Client(), "remittance", fmt.Sprintf("r%d", i)).Phase == remit.Done
+	bubble(t, func(t *testing.T) {
+		bank, ledger := remit.Services(remit.Variant{})
+		log := memory.NewLog(memory.LogConfig{Partitions: 2})
+		var closed atomic.Bool
+		closed.Store(true)
+		mail := &post{}
+		runNode(t, engine.Config{Service: ledger, Log: log, Store: memory.NewStore()})
+		b := runNode(t, engine.Config{
+			Service: bank, Log: closedTopic{log, "ledger.inbox", &closed}, Store: memory.NewStore(), Peers: remit.Peers(),
+			Effects: []deja.Performer{remit.Mailer(mail.send)},
 		})
-	}
-	until(t, "all is well", func() bool { return healthOf(t, b.Engine).OK() })
+		must(t, b.Client(), deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
+		for i := range 5 {
+			key := fmt.Sprintf("r%d", i)
+			must(t, b.Client(), deja.Request{Key: key, Command: remit.Start{From: "ana", To: "bob", Amount: 10, Patience: time.Hour}})
+			until(t, "its money is taken", func() bool { return state[remit.Remittance](t, b.Client(), "remittance", key).Phase == remit.Posting })
+		}
+		until(t, "health names the topic", func() bool {
+			h := healthOf(t, b.Engine)
+			return !h.OK() && slices.ContainsFunc(h.Faults, func(f string) bool { return strings.Contains(f, "ledger.inbox") && strings.Contains(f, "no leader") })
+		})
+		if faults := healthOf(t, b.Engine).Faults; slices.ContainsFunc(faults, func(f string) bool { return !strings.Contains(f, "ledger.inbox") }) {
+			t.Errorf("more than the route into the ledger's inbox stands still: %q", faults)
+		}
+		closed.Store(false)
+		for i := range 5 {
+			until(t, "it has ended", func() bool {
+				return state[remit.Remittance](t, b.Client(), "remittance", fmt.Sprintf("r%d", i)).Phase == remit.Done
+			})
+		}
+		until(t, "all is well", func() bool { return healthOf(t, b.Engine).OK() })
+	})
 }
 
 // bankOf is a bank whose builds come and go.
@@ -360,45 +376,47 @@ func newBank(t *testing.T) *bankOf {
 // to what a build without the row has passed.
 func TestAReactionBeginsWithTheBuildThatHasIt(t *testing.T) {
 	t.Parallel()
-	w := newTalk(t, nil, nil)
-	reacts := deja.React(func(given) string { return "log" }, func(_ folder, d *deja.Decision, e given) error {
-		d.Record(heard{e.Size})
-		return nil
-	})
-	carried := func() {
-		t.Helper()
-		until(t, "the cursors are set", func() bool {
-			return carriedAll(t, w.log, [2]string{"desk.route.desk", "office.journal"}, [2]string{"desk.route.office", "desk.journal"})
+	bubble(t, func(t *testing.T) {
+		w := newTalk(t, nil, nil)
+		reacts := deja.React(func(given) string { return "log" }, func(_ folder, d *deja.Decision, e given) error {
+			d.Record(heard{e.Size})
+			return nil
 		})
-	}
-	deploy := func(build *deja.Service) {
-		t.Helper()
+		carried := func() {
+			t.Helper()
+			until(t, "the cursors are set", func() bool {
+				return carriedAll(t, w.log, [2]string{"desk.route.desk", "office.journal"}, [2]string{"desk.route.office", "desk.journal"})
+			})
+		}
+		deploy := func(build *deja.Service) {
+			t.Helper()
+			carried()
+			w.desk.end()
+			w.desk = w.run(build)
+		}
+		told := func(key, what string) {
+			t.Helper()
+			w.ask(key, "", what)
+			w.hears(key, "", what+": applied")
+		}
+		told("a", "one")
+		deploy(desk(nil, reacts))
+		told("b", "two")
+		w.hears("log", "", "two")
 		carried()
 		w.desk.end()
-		w.desk = w.run(build)
-	}
-	told := func(key, what string) {
-		t.Helper()
-		w.ask(key, "", what)
-		w.hears(key, "", what+": applied")
-	}
-	told("a", "one")
-	deploy(desk(nil, reacts))
-	told("b", "two")
-	w.hears("log", "", "two")
-	carried()
-	w.desk.end()
-	for p := range int32(2) {
-		if err := w.log.SetCursor(t.Context(), "desk.route.desk", "office.journal", p, 0); err != nil { // it is lost
-			t.Fatal(err)
+		for p := range int32(2) {
+			if err := w.log.SetCursor(t.Context(), "desk.route.desk", "office.journal", p, 0); err != nil { // it is lost
+				t.Fatal(err)
+			}
 		}
-	}
-	w.desk = w.run(desk(nil, reacts))
-	deploy(desk(nil)) // rolled back
-	told("c", "three")
-	deploy(desk(nil, reacts)) // and forward
-	told("d", "four")
-	w.hears("log", "", "two", "four")
+		w.desk = w.run(desk(nil, reacts))
+		deploy(desk(nil)) // rolled back
+		told("c", "three")
+		deploy(desk(nil, reacts)) // and forward
+		told("d", "four")
+		w.hears("log", "", "two", "four")
+	})
 }
 
 // bankRoutes are what the bank's router reads, each with the name of its cursor.
@@ -441,42 +459,44 @@ func carriedAll(t *testing.T, log *memory.Log, routes ...[2]string) bool {
 
 func TestACursorThatIsLostMakesNothingHappenTwice(t *testing.T) {
 	t.Parallel()
-	b := newBank(t)
-	v := remit.Variant{Counted: true}
-	n := b.run(v)
-	must(t, n.Client(), deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
-	for i := range 3 {
-		remits(t, n, fmt.Sprintf("r%d", i))
-	}
-	until(t, "all is counted", func() bool { return state[remit.Tally](t, n.Client(), "tally", "bob").Count == 3 })
-	until(t, "the cursors are set", func() bool { return carriedAll(t, b.log, bankRoutes...) })
-	n.end()
-	for _, topic := range []string{"bank.journal", "ledger.journal"} {
-		for p := range int32(2) {
-			for _, reader := range []string{"bank.route.bank", "bank.route.ledger"} {
-				if err := b.log.SetCursor(t.Context(), reader, topic, p, 0); err != nil {
-					t.Fatal(err)
+	bubble(t, func(t *testing.T) {
+		b := newBank(t)
+		v := remit.Variant{Counted: true}
+		n := b.run(v)
+		must(t, n.Client(), deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
+		for i := range 3 {
+			remits(t, n, fmt.Sprintf("r%d", i))
+		}
+		until(t, "all is counted", func() bool { return state[remit.Tally](t, n.Client(), "tally", "bob").Count == 3 })
+		until(t, "the cursors are set", func() bool { return carriedAll(t, b.log, bankRoutes...) })
+		n.end()
+		for _, topic := range []string{"bank.journal", "ledger.journal"} {
+			for p := range int32(2) {
+				for _, reader := range []string{"bank.route.bank", "bank.route.ledger"} {
+					if err := b.log.SetCursor(t.Context(), reader, topic, p, 0); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 		}
-	}
-	before := len(topicRecords(t, b.log, "bank.inbox"))
-	n = b.run(v)
-	until(t, "all was carried again", func() bool { return carriedAll(t, b.log, bankRoutes...) })
-	remits(t, n, "r3")
-	until(t, "it is counted", func() bool { return state[remit.Tally](t, n.Client(), "tally", "bob").Count >= 4 })
-	if got := len(topicRecords(t, b.log, "bank.inbox")) - before; got < 15 {
-		t.Errorf("%d messages came, want all those of three remittances again: nothing is shown", got)
-	}
-	if got := state[remit.Account](t, n.Client(), "account", "ana").Balance; got != 60 {
-		t.Errorf("the balance is %d, want 60", got)
-	}
-	if got := state[remit.Tally](t, n.Client(), "tally", "bob"); got.Count != 4 || got.Amount != 40 {
-		t.Errorf("%d postings of %d were counted, want 4 of 40", got.Count, got.Amount)
-	}
-	if len(b.mail.sent) != 4 {
-		t.Errorf("%d receipts were sent, want 4", len(b.mail.sent))
-	}
+		before := len(topicRecords(t, b.log, "bank.inbox"))
+		n = b.run(v)
+		until(t, "all was carried again", func() bool { return carriedAll(t, b.log, bankRoutes...) })
+		remits(t, n, "r3")
+		until(t, "it is counted", func() bool { return state[remit.Tally](t, n.Client(), "tally", "bob").Count >= 4 })
+		if got := len(topicRecords(t, b.log, "bank.inbox")) - before; got < 15 {
+			t.Errorf("%d messages came, want all those of three remittances again: nothing is shown", got)
+		}
+		if got := state[remit.Account](t, n.Client(), "account", "ana").Balance; got != 60 {
+			t.Errorf("the balance is %d, want 60", got)
+		}
+		if got := state[remit.Tally](t, n.Client(), "tally", "bob"); got.Count != 4 || got.Amount != 40 {
+			t.Errorf("%d postings of %d were counted, want 4 of 40", got.Count, got.Amount)
+		}
+		if len(b.mail.sent) != 4 {
+			t.Errorf("%d receipts were sent, want 4", len(b.mail.sent))
+		}
+	})
 }
 
 // Processes share the partitions, and come and go while messages are carried: for a while two may carry the same.

@@ -190,8 +190,7 @@ func TestAMessageFromTheFutureHalts(t *testing.T) {
 	if _, err := eng.Client().Send(t.Context(), deja.Request{Key: "a", Command: till.Put{Amount: 1}}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
+	ctx := timeout(t)
 	if err := eng.Run(ctx); !errors.Is(err, engine.ErrClock) || !errors.Is(err, deja.ErrHalted) {
 		t.Errorf("Run gives %v", err)
 	}
@@ -238,8 +237,7 @@ func TestWhatWouldNeverComeIsRefused(t *testing.T) {
 
 // What trying again does not mend ends Run: the first mistakes of a new user must not look like a slow start.
 func TestWhatCannotBeMendedHalts(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
+	ctx := timeout(t)
 	run := func(svc *deja.Service, db *sqlite.DB) error {
 		eng, err := engine.New(engine.Config{Service: svc, Log: db.Log(), Store: db.Store(), Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
@@ -310,7 +308,7 @@ func TestStoppingWakesThoseWhoWait(t *testing.T) {
 			if !errors.Is(err, deja.ErrPending) {
 				t.Errorf("told %v, want pending", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Error("it still waits")
 		}
 	})
@@ -332,7 +330,7 @@ func TestStateWhileTheEngineStarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 300 {
-		ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, stop := context.WithTimeout(t.Context(), patience)
 		ran, read := make(chan error, 1), make(chan error, 1)
 		go func() { ran <- eng.Run(ctx) }()
 		go func() {

@@ -122,23 +122,25 @@ func TestASagaEndsCompletedOrUndone(t *testing.T) {
 }
 
 func TestATimeOutUndoesWhatADeadServiceDoesNotAnswer(t *testing.T) {
-	p := runPair(t, remit.Variant{})
-	bank := p.bank.Client()
-	must(t, bank, deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
-	p.ledger.end()
-	must(t, bank, deja.Request{Key: "r1", Command: remit.Start{From: "ana", To: "bob", Amount: 30, Patience: 300 * time.Millisecond}})
-	until(t, "it is given up", func() bool { return state[remit.Remittance](t, bank, "remittance", "r1").Phase == remit.Undoing })
-	if got := state[remit.Account](t, bank, "account", "ana").Balance; got != 70 {
-		t.Errorf("the balance is %d: it was refunded before the posting was barred", got)
-	}
-	go func() { _ = p.ledger.Run(t.Context()) }()
-	until(t, "it is undone", func() bool { return state[remit.Remittance](t, bank, "remittance", "r1").Phase == remit.Failed })
-	if got := state[remit.Account](t, bank, "account", "ana").Balance; got != 100 {
-		t.Errorf("the balance is %d, want 100", got)
-	}
-	if got := state[remit.Entry](t, p.ledger.Client(), "posting", "r1"); got.Amount != 0 || !got.Reversed {
-		t.Errorf("the posting is %+v, want it barred", got)
-	}
+	bubble(t, func(t *testing.T) {
+		p := runPair(t, remit.Variant{})
+		bank := p.bank.Client()
+		must(t, bank, deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
+		p.ledger.end()
+		must(t, bank, deja.Request{Key: "r1", Command: remit.Start{From: "ana", To: "bob", Amount: 30, Patience: 300 * time.Millisecond}})
+		until(t, "it is given up", func() bool { return state[remit.Remittance](t, bank, "remittance", "r1").Phase == remit.Undoing })
+		if got := state[remit.Account](t, bank, "account", "ana").Balance; got != 70 {
+			t.Errorf("the balance is %d: it was refunded before the posting was barred", got)
+		}
+		go func() { _ = p.ledger.Run(t.Context()) }()
+		until(t, "it is undone", func() bool { return state[remit.Remittance](t, bank, "remittance", "r1").Phase == remit.Failed })
+		if got := state[remit.Account](t, bank, "account", "ana").Balance; got != 100 {
+			t.Errorf("the balance is %d, want 100", got)
+		}
+		if got := state[remit.Entry](t, p.ledger.Client(), "posting", "r1"); got.Amount != 0 || !got.Reversed {
+			t.Errorf("the posting is %+v, want it barred", got)
+		}
+	})
 }
 
 // What one stream sends keeps its order. A posting that goes by way of a desk may come after its reversal, and must be barred.
@@ -152,31 +154,33 @@ func TestAnActionThatComesAfterItsReversalIsBarred(t *testing.T) {
 		{"not barred", remit.Variant{Desks: true, NoBar: true}, 30}, // which was refunded as well
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := runPair(t, c.variant)
-			bank := p.bank.Client()
-			must(t, bank, deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
-			start := func(key string, hold, patience time.Duration) string {
-				out := must(t, bank, deja.Request{
-					Key: key, Command: remit.Start{From: "ana", To: "bob", Amount: 30, Desk: "d", Hold: hold, Patience: patience}, Until: deja.AtEnd(),
+			bubble(t, func(t *testing.T) {
+				p := runPair(t, c.variant)
+				bank := p.bank.Client()
+				must(t, bank, deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
+				start := func(key string, hold, patience time.Duration) string {
+					out := must(t, bank, deja.Request{
+						Key: key, Command: remit.Start{From: "ana", To: "bob", Amount: 30, Desk: "d", Hold: hold, Patience: patience}, Until: deja.AtEnd(),
+					})
+					return out.Reached.Type
+				}
+				if got := start("r1", 0, time.Hour); got != "remittance.finished" {
+					t.Errorf("r1 reached %s", got)
+				}
+				if got := start("r2", 800*time.Millisecond, 50*time.Millisecond); got != "remittance.undone" {
+					t.Errorf("r2 reached %s", got)
+				}
+				until(t, "the desk has posted", func() bool {
+					rows, err := p.ledgers.Load(timeout(t), []deja.Stream{{Aggregate: "desk", Key: "d"}})
+					return err == nil && len(rows) == 1 && len(rows[0].Open) == 0
 				})
-				return out.Reached.Type
-			}
-			if got := start("r1", 0, time.Hour); got != "remittance.finished" {
-				t.Errorf("r1 reached %s", got)
-			}
-			if got := start("r2", 800*time.Millisecond, 50*time.Millisecond); got != "remittance.undone" {
-				t.Errorf("r2 reached %s", got)
-			}
-			until(t, "the desk has posted", func() bool {
-				rows, err := p.ledgers.Load(timeout(t), []deja.Stream{{Aggregate: "desk", Key: "d"}})
-				return err == nil && len(rows) == 1 && len(rows[0].Open) == 0
+				if got := state[remit.Account](t, bank, "account", "ana").Balance; got != 70 {
+					t.Errorf("the balance is %d, want 70", got)
+				}
+				if got := state[remit.Entry](t, p.ledger.Client(), "posting", "r2"); got.Amount != c.posted || !got.Reversed {
+					t.Errorf("the posting is %+v, want %d", got, c.posted)
+				}
 			})
-			if got := state[remit.Account](t, bank, "account", "ana").Balance; got != 70 {
-				t.Errorf("the balance is %d, want 70", got)
-			}
-			if got := state[remit.Entry](t, p.ledger.Client(), "posting", "r2"); got.Amount != c.posted || !got.Reversed {
-				t.Errorf("the posting is %+v, want %d", got, c.posted)
-			}
 		})
 	}
 }

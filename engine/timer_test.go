@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -158,9 +159,14 @@ func outcomes(t *testing.T, log driver.Log, service string, kind deja.Kind) []st
 	return all
 }
 
+// wantOutcomes waits until so many messages of a kind were logged: what the store shows may not have been yet.
 func wantOutcomes(t *testing.T, log driver.Log, service string, kind deja.Kind, want ...string) {
 	t.Helper()
-	got := outcomes(t, log, service, kind)
+	var got []string
+	until(t, fmt.Sprintf("%d %s messages of %s are logged", len(want), kind, service), func() bool {
+		got = outcomes(t, log, service, kind)
+		return len(got) >= len(want)
+	})
 	if len(got) != len(want) {
 		t.Fatalf("the %s messages of %s were %q, want %q", kind, service, got, want)
 	}
@@ -173,96 +179,106 @@ func wantOutcomes(t *testing.T, log driver.Log, service string, kind deja.Kind, 
 
 func TestATimerThatFiresEarlyIsArmedAgain(t *testing.T) {
 	t.Parallel()
-	w := newTower(t)
-	n := w.run()
-	w.send(set{"one", 2 * time.Second})
-	until(t, "the bell is set", func() bool { return len(w.pending()) == 1 })
-	w.fire(w.pending()[0])
-	until(t, "the early one is decided", func() bool { return len(outcomes(t, w.log, "clock", deja.KindTimer)) == 1 })
-	if w.rang(n, "one") != 0 {
-		t.Error("it rang before its time")
-	}
-	until(t, "it rings", func() bool { return w.rang(n, "one") == 1 })
-	until(t, "nothing is pending", func() bool { return len(w.pending()) == 0 })
-	wantOutcomes(t, w.log, "clock", deja.KindTimer, "ignored deja.early", "applied")
+	bubble(t, func(t *testing.T) {
+		w := newTower(t)
+		n := w.run()
+		w.send(set{"one", 2 * time.Second})
+		until(t, "the bell is set", func() bool { return len(w.pending()) == 1 })
+		w.fire(w.pending()[0])
+		until(t, "the early one is decided", func() bool { return len(outcomes(t, w.log, "clock", deja.KindTimer)) == 1 })
+		if w.rang(n, "one") != 0 {
+			t.Error("it rang before its time")
+		}
+		until(t, "it rings", func() bool { return w.rang(n, "one") == 1 })
+		until(t, "nothing is pending", func() bool { return len(w.pending()) == 0 })
+		wantOutcomes(t, w.log, "clock", deja.KindTimer, "ignored deja.early", "applied")
+	})
 }
 
 func TestATimerThatIsLateFiresOnce(t *testing.T) {
 	t.Parallel()
-	w := newTower(t)
-	n := w.run()
-	const due = 2 * time.Second // a slow machine may take a while to set them
-	w.send(set{"one", due}, set{"two", due})
-	until(t, "the bells are set", func() bool { return len(w.pending()) == 2 })
-	n.end()
-	time.Sleep(due)
-	n = w.run()
-	until(t, "both ring", func() bool { return w.rang(n, "one")+w.rang(n, "two") >= 2 })
-	n.end() // in the middle of whatever it does
-	n = w.run()
-	time.Sleep(300 * time.Millisecond)
-	if w.rang(n, "one") != 1 || w.rang(n, "two") != 1 {
-		t.Errorf("they rang %d and %d times, want once each", w.rang(n, "one"), w.rang(n, "two"))
-	}
+	bubble(t, func(t *testing.T) {
+		w := newTower(t)
+		n := w.run()
+		const due = 2 * time.Second // a slow machine may take a while to set them
+		w.send(set{"one", due}, set{"two", due})
+		until(t, "the bells are set", func() bool { return len(w.pending()) == 2 })
+		n.end()
+		time.Sleep(due)
+		n = w.run()
+		until(t, "both ring", func() bool { return w.rang(n, "one")+w.rang(n, "two") >= 2 })
+		n.end() // in the middle of whatever it does
+		n = w.run()
+		time.Sleep(300 * time.Millisecond)
+		if w.rang(n, "one") != 1 || w.rang(n, "two") != 1 {
+			t.Errorf("they rang %d and %d times, want once each", w.rang(n, "one"), w.rang(n, "two"))
+		}
+	})
 }
 
 func TestATimerIsThereWhenTheStoreIsMadeAnew(t *testing.T) {
 	t.Parallel()
-	w := newTower(t)
-	n := w.run()
-	w.send(set{"gone", time.Millisecond})
-	until(t, "it rings", func() bool { return w.rang(n, "gone") == 1 })
-	w.send(set{"one", 2 * time.Second}, set{"never", time.Hour}, unset{"never"})
-	until(t, "the bells are set", func() bool { return len(w.pending()) == 1 })
-	until(t, "all is logged", func() bool { return len(topicRecords(t, w.log, "clock.journal")) >= 5 })
-	n.end()
-	w.store = memory.NewStore()
-	n = w.run()
-	until(t, "it rings", func() bool { return w.rang(n, "one") == 1 })
-	if w.rang(n, "gone") != 1 || w.rang(n, "never") != 0 || len(w.pending()) != 0 {
-		t.Errorf("the one that had rung rang %d times, the one that was cancelled %d", w.rang(n, "gone"), w.rang(n, "never"))
-	}
-	wantOutcomes(t, w.log, "clock", deja.KindTimer, "applied", "applied")
+	bubble(t, func(t *testing.T) {
+		w := newTower(t)
+		n := w.run()
+		w.send(set{"gone", time.Millisecond})
+		until(t, "it rings", func() bool { return w.rang(n, "gone") == 1 })
+		w.send(set{"one", 2 * time.Second}, set{"never", time.Hour}, unset{"never"})
+		until(t, "the bells are set", func() bool { return len(w.pending()) == 1 })
+		until(t, "all is logged", func() bool { return len(topicRecords(t, w.log, "clock.journal")) >= 5 })
+		n.end()
+		w.store = memory.NewStore()
+		n = w.run()
+		until(t, "it rings", func() bool { return w.rang(n, "one") == 1 })
+		if w.rang(n, "gone") != 1 || w.rang(n, "never") != 0 || len(w.pending()) != 0 {
+			t.Errorf("the one that had rung rang %d times, the one that was cancelled %d", w.rang(n, "gone"), w.rang(n, "never"))
+		}
+		wantOutcomes(t, w.log, "clock", deja.KindTimer, "applied", "applied")
+	})
 }
 
 // The message of a timer lies in the inbox, behind the command that cancels it or sets it anew.
 func TestATimerThatIsCancelledWhileItFiresDoesNothing(t *testing.T) {
 	t.Parallel()
-	w := newTower(t)
-	n := w.run()
-	w.send(set{"one", time.Hour}, set{"two", time.Hour})
-	until(t, "the bells are set", func() bool { return len(w.pending()) == 2 })
-	was := w.pending()
-	n.end()
-	w.send(unset{"one"}, set{"two", 300 * time.Millisecond})
-	w.fire(was[0])
-	w.fire(was[1])
-	n = w.run()
-	until(t, "the second one rings, when it was set to at last", func() bool { return w.rang(n, "two") > 0 })
-	if w.rang(n, "one") != 0 || w.rang(n, "two") != 1 {
-		t.Errorf("they rang %d and %d times, want never and once", w.rang(n, "one"), w.rang(n, "two"))
-	}
-	wantOutcomes(t, w.log, "clock", deja.KindTimer, "ignored deja.not-pending", "ignored deja.not-pending", "applied")
+	bubble(t, func(t *testing.T) {
+		w := newTower(t)
+		n := w.run()
+		w.send(set{"one", time.Hour}, set{"two", time.Hour})
+		until(t, "the bells are set", func() bool { return len(w.pending()) == 2 })
+		was := w.pending()
+		n.end()
+		w.send(unset{"one"}, set{"two", 300 * time.Millisecond})
+		w.fire(was[0])
+		w.fire(was[1])
+		n = w.run()
+		until(t, "the second one rings, when it was set to at last", func() bool { return w.rang(n, "two") > 0 })
+		if w.rang(n, "one") != 0 || w.rang(n, "two") != 1 {
+			t.Errorf("they rang %d and %d times, want never and once", w.rang(n, "one"), w.rang(n, "two"))
+		}
+		wantOutcomes(t, w.log, "clock", deja.KindTimer, "ignored deja.not-pending", "ignored deja.not-pending", "applied")
+	})
 }
 
 // Its message waits for an operator, and more of it would only fill the inbox.
 func TestATimerWhoseHandlerFailsFiresOnce(t *testing.T) {
 	t.Parallel()
-	w := newTower(t)
-	w.run()
-	w.send(set{"broken", 10 * time.Millisecond})
-	end := func() int64 {
-		_, end, err := w.log.Bounds(t.Context(), wire.Inbox("clock"), 0)
-		if err != nil {
-			t.Fatal(err)
+	bubble(t, func(t *testing.T) {
+		w := newTower(t)
+		w.run()
+		w.send(set{"broken", 10 * time.Millisecond})
+		end := func() int64 {
+			_, end, err := w.log.Bounds(t.Context(), wire.Inbox("clock"), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return end
 		}
-		return end
-	}
-	until(t, "the bell has failed", func() bool { return end() > 1 })
-	time.Sleep(time.Second) // the wheel turns ten times
-	if got := end(); got != 2 {
-		t.Errorf("the inbox has %d messages, want the one that set the bell and one that rings it", got)
-	}
+		until(t, "the bell has failed", func() bool { return end() > 1 })
+		time.Sleep(time.Second) // the wheel turns ten times
+		if got := end(); got != 2 {
+			t.Errorf("the inbox has %d messages, want the one that set the bell and one that rings it", got)
+		}
+	})
 }
 
 // A partition that never catches up still has a watermark.
@@ -316,35 +332,37 @@ func TestAnOutageTimesNothingOutThatTheBacklogAnswers(t *testing.T) {
 	for _, topic := range []string{"bank.inbox", "ledger.journal", "bank.journal"} {
 		t.Run(topic, func(t *testing.T) {
 			t.Parallel()
-			bank, ledger := remit.Services(remit.Variant{})
-			log, banks, ledgers := memory.NewLog(memory.LogConfig{Partitions: 2}), memory.NewStore(), memory.NewStore()
-			mail := &post{}
-			free := make(chan struct{})
-			cfg := engine.Config{Service: bank, Log: log, Store: banks, Peers: remit.Peers(), Effects: []deja.Performer{remit.Mailer(mail.send)}}
-			b := runNode(t, cfg)
-			must(t, b.Client(), deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
-			must(t, b.Client(), deja.Request{Key: "r1", Command: remit.Start{From: "ana", To: "bob", Amount: 30, Patience: 400 * time.Millisecond}})
-			posts := func() int { return len(topicRecords(t, log, "ledger.inbox")) }
-			until(t, "the posting is sent", func() bool { return posts() == 1 })
-			until(t, "the bank waits for its time-out", func() bool {
-				return len(opened(t, banks, "bank", deja.Stream{Aggregate: "remittance", Key: "r1"}).Timers) == 1
+			bubble(t, func(t *testing.T) {
+				bank, ledger := remit.Services(remit.Variant{})
+				log, banks, ledgers := memory.NewLog(memory.LogConfig{Partitions: 2}), memory.NewStore(), memory.NewStore()
+				mail := &post{}
+				free := make(chan struct{})
+				cfg := engine.Config{Service: bank, Log: log, Store: banks, Peers: remit.Peers(), Effects: []deja.Performer{remit.Mailer(mail.send)}}
+				b := runNode(t, cfg)
+				must(t, b.Client(), deja.Request{Key: "ana", Command: remit.Deposit{Amount: 100}})
+				must(t, b.Client(), deja.Request{Key: "r1", Command: remit.Start{From: "ana", To: "bob", Amount: 30, Patience: 400 * time.Millisecond}})
+				posts := func() int { return len(topicRecords(t, log, "ledger.inbox")) }
+				until(t, "the posting is sent", func() bool { return posts() == 1 })
+				until(t, "the bank waits for its time-out", func() bool {
+					return len(opened(t, banks, "bank", deja.Stream{Aggregate: "remittance", Key: "r1"}).Timers) == 1
+				})
+				b.end()
+				l := runNode(t, engine.Config{Service: ledger, Log: log, Store: ledgers})
+				until(t, "the ledger has posted", func() bool { return len(outcomes(t, log, "ledger", deja.KindCommand)) == 1 })
+				l.end()
+				time.Sleep(500 * time.Millisecond) // the time-out is due
+				if _, err := b.Client().Send(t.Context(), deja.Request{Key: "ana", Command: remit.Deposit{Amount: 1}}); err != nil {
+					t.Fatal(err)
+				}
+				cfg.Log = hold{log, topic, free}
+				b = runNode(t, cfg)
+				time.Sleep(600 * time.Millisecond)
+				close(free)
+				until(t, "it has ended", func() bool { return state[remit.Remittance](t, b.Client(), "remittance", "r1").Ends > 0 })
+				if got := outcomes(t, log, "bank", deja.KindTimer); len(got) > 0 {
+					t.Errorf("the time-out fired: %q", got)
+				}
 			})
-			b.end()
-			l := runNode(t, engine.Config{Service: ledger, Log: log, Store: ledgers})
-			until(t, "the ledger has posted", func() bool { return len(outcomes(t, log, "ledger", deja.KindCommand)) == 1 })
-			l.end()
-			time.Sleep(500 * time.Millisecond) // the time-out is due
-			if _, err := b.Client().Send(t.Context(), deja.Request{Key: "ana", Command: remit.Deposit{Amount: 1}}); err != nil {
-				t.Fatal(err)
-			}
-			cfg.Log = hold{log, topic, free}
-			b = runNode(t, cfg)
-			time.Sleep(600 * time.Millisecond)
-			close(free)
-			until(t, "it has ended", func() bool { return state[remit.Remittance](t, b.Client(), "remittance", "r1").Ends > 0 })
-			if got := outcomes(t, log, "bank", deja.KindTimer); len(got) > 0 {
-				t.Errorf("the time-out fired: %q", got)
-			}
 		})
 	}
 }
