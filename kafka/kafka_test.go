@@ -22,7 +22,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // limit bounds what has to happen; most of it does within milliseconds.
-const limit = 30 * time.Second
+const limit = time.Minute
 
 func open(t testing.TB, cfg kafka.Config) *kafka.Log {
 	t.Helper()
