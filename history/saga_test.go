@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dejalog/deja"
@@ -110,12 +111,13 @@ func (r *remitted) fires(c deja.Envelope) {
 	}
 }
 
-func newRemitted(t *testing.T) *History {
-	t.Helper()
+// remits has the services live, in a time of its own: the timers are early and late as they are to be on any machine.
+func (r *remitted) remits(bank, ledger *deja.Service) {
+	t := r.t
+	t.Cleanup(func() { time.Sleep(time.Second) }) // last: those who read a journal's end for others go on for a while
 	bounds, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	r := &remitted{t: t, log: memory.NewLog(memory.LogConfig{Partitions: remitPartitions}), store: memory.NewStore(), bounds: bounds}
-	bank, ledger := remit.Services(remit.Variant{Counted: true})
+	r.bounds = bounds
 	ledgers := memory.NewStore()
 	_, down := r.starts(ledger, ledgers)
 	var end func()
@@ -147,8 +149,18 @@ func newRemitted(t *testing.T) *History {
 		_, err := r.bank.State(bounds, deja.Stream{Aggregate: "tally", Key: "bob"}, &s)
 		return err == nil && s.Count == 3
 	})
+	time.Sleep(time.Second) // what shows in the store is logged a moment later
 	end()
-	h, err := Open(t.Context(), Config{Service: bank, Log: r.log.ReadOnly(), Ledger: r.store, Build: "test"})
+}
+
+func newRemitted(t *testing.T) *History {
+	t.Helper()
+	log, store := memory.NewLog(memory.LogConfig{Partitions: remitPartitions}), memory.NewStore()
+	bank, ledger := remit.Services(remit.Variant{Counted: true})
+	synctest.Test(t, func(t *testing.T) {
+		(&remitted{t: t, log: log, store: store}).remits(bank, ledger)
+	})
+	h, err := Open(t.Context(), Config{Service: bank, Log: log.Clone().ReadOnly(), Ledger: store, Build: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
