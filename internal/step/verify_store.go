@@ -2,12 +2,16 @@ package step
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/wire"
 )
 
 // InStore begins the path of a [Difference] between the record and the store, which decides nothing again: the store
@@ -114,8 +118,11 @@ func (v *Verifier) rows(ctx context.Context, store driver.Reader) error {
 				return v.storeDiffers(row.Stream, deja.ID{}, "version", fmt.Sprint(own.row.Version), fmt.Sprint(row.Version))
 			case !bytes.Equal(own.row.Data, row.Data):
 				return v.storeDiffers(row.Stream, deja.ID{}, "state", string(own.row.Data), string(row.Data))
-			case !bytes.Equal(own.row.Open, row.Open) || !own.row.Due.Equal(row.Due):
-				return v.storeDiffers(row.Stream, deja.ID{}, "open", fmt.Sprintf("%x", own.row.Open), fmt.Sprintf("%x", row.Open))
+			case !bytes.Equal(own.row.Open, row.Open):
+				recorded, stored := v.openTexts(row.Stream, own.row.Open, row.Open)
+				return v.storeDiffers(row.Stream, deja.ID{}, "open", recorded, stored)
+			case !own.row.Due.Equal(row.Due):
+				return v.storeDiffers(row.Stream, deja.ID{}, "due", momentText(own.row.Due), momentText(row.Due))
 			case own.row.Parked != row.Parked:
 				return v.storeDiffers(row.Stream, deja.ID{}, "parked", fmt.Sprint(own.row.Parked), fmt.Sprint(row.Parked))
 			}
@@ -149,6 +156,47 @@ func entryText(e driver.Entry) string {
 		return "missing"
 	}
 	return fmt.Sprintf("decision %d, %s, content %x, at offset %d", e.N, e.Status, e.Hash[:8], e.Offset)
+}
+
+// openTexts tells what a stream waits for, by the record and by the store: two rows that are not the same.
+func (v *Verifier) openTexts(s deja.Stream, recorded, stored []byte) (own, other string) {
+	own, other = v.openText(s, recorded), v.openText(s, stored)
+	if own == other { // in what no text tells, such as a timer's payload
+		return fmt.Sprintf("%s (%x)", own, recorded), fmt.Sprintf("%s (%x)", other, stored)
+	}
+	return own, other
+}
+
+// openText tells in words what a stream's row says that it waits for.
+func (v *Verifier) openText(s deja.Stream, row []byte) string {
+	o, err := wire.DecodeOpen(v.w.cfg.Machine.Name(), s, row)
+	if err != nil {
+		return fmt.Sprintf("what cannot be read: %x", row)
+	}
+	var waits []string
+	for _, c := range o.Sent {
+		waits = append(waits, fmt.Sprintf("reply to %s %s of %s", c.Type, c.ID, c.Stream))
+	}
+	for i := range o.Timers {
+		waits = append(waits, fmt.Sprintf("timer %s, due %s", o.Timers[i].Name, momentText(o.Timers[i].Due)))
+	}
+	for i := range o.Effects {
+		waits = append(waits, fmt.Sprintf("effect %s %s", o.Effects[i].Type, o.Effects[i].ID))
+	}
+	if !o.Began.IsZero() {
+		waits = append(waits, "a saga's end, begun "+momentText(o.Began))
+	}
+	if o.Stuck != "" {
+		waits = append(waits, fmt.Sprintf("help, stuck by %s", o.Stuck))
+	}
+	return cmp.Or(strings.Join(waits, "; "), "nothing")
+}
+
+func momentText(t time.Time) string {
+	if t.IsZero() {
+		return "none"
+	}
+	return t.UTC().Format(time.RFC3339Nano)
 }
 
 // next returns the key after one.
