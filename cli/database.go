@@ -65,7 +65,10 @@ func (e *Env) OpenReader(ctx context.Context, path string) (*Database, error) {
 
 func (e *Env) openReading(ctx context.Context, w where) (_ *Database, err error) {
 	db := &Database{at: w}
-	if err := e.connect(ctx, db, false); err != nil {
+	if err = e.connect(ctx, db, false); err == nil {
+		err = e.ownStore(ctx, db)
+	}
+	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	if _, err = db.Log.Topic(ctx, wire.Journal(e.app.Service.Name)); errors.Is(err, driver.ErrNotFound) {
@@ -81,6 +84,24 @@ func (e *Env) openReading(ctx context.Context, w where) (_ *Database, err error)
 		}
 	}
 	return db, e.noteTrimmed(ctx, db)
+}
+
+// ownStore sees to it that a store is the service's own: one that was named must be, and where a log has another service's
+// beside it, there is none.
+func (e *Env) ownStore(ctx context.Context, db *Database) error {
+	if db.Store == nil {
+		return nil
+	}
+	leases, err := db.Store.Leases(ctx)
+	if err != nil || len(leases) == 0 || leases[0].Inbox.Name == wire.Inbox(e.app.Service.Name) {
+		return err
+	}
+	if db.at.store != "" {
+		return Usagef("the store is another service's: it is bound to %s, and this is the program of %s", leases[0].Inbox.Name, e.app.Service.Name)
+	}
+	e.Notef("note: the store in %s is another service's: it is bound to %s", db.at, leases[0].Inbox.Name)
+	db.Store = nil
+	return nil
 }
 
 // noteTrimmed says where a history begins that has lost its beginning.
