@@ -129,6 +129,7 @@ func (e *Env) verify(ctx context.Context, procs []int) (err error) {
 		return err
 	}
 	a.StateHash = hash
+	apart := "" // why the states are not compared
 	for _, p := range procs {
 		v, err := e.child(ctx, db, p)
 		if err != nil {
@@ -146,13 +147,26 @@ func (e *Env) verify(ctx context.Context, procs []int) (err error) {
 				return err
 			}
 		case v.Messages != n:
-			e.Notef("the service went on meanwhile: the store's hash is at decision %d, the verdict at %d; they are not compared", n, v.Messages)
+			apart = uncompared(n, v.Messages)
 		case v.StateHash != hash.String():
 			a.Equal = false
 		}
 	}
+	if apart != "" {
+		e.Notef("%s", apart)
+	}
 	a.Seconds = time.Since(began).Seconds()
 	return e.judge(&a)
+}
+
+// uncompared says why the states that the record gives are not compared with those of a store at decision n; -1 if it did
+// not stand still.
+func uncompared(n, recorded int64) string {
+	if n > recorded {
+		return fmt.Sprintf("note: the store is at decision %d, and its journal at %d: the service runs, or was ended before it had logged the others, as it will when it runs again. The states are not compared",
+			n, recorded)
+	}
+	return "note: the service went on meanwhile, so the states are not compared"
 }
 
 // hashAt returns the hash of the store, and the decision it is of: the store must stand still meanwhile.
