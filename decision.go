@@ -55,11 +55,16 @@ func (d *Decision) Send(key string, c Command) {
 	d.out.sent = append(d.out.sent, sentCommand{key, c})
 }
 
-// Schedule sends a command to this instance at a time to come. A name in use is scheduled anew.
+// Schedule sends a command to this instance at a time to come, to the microsecond; one that has passed is now. A name in use
+// is scheduled anew. The zero time is a fault of the handler's.
 func (d *Decision) Schedule(name string, due time.Time, c Command) {
 	d.need(rowHandle, c.CommandType())
+	due = due.UTC().Truncate(time.Microsecond)
+	if y := due.Year(); d.err == nil && (due.IsZero() || y < 1 || y > 9999) {
+		d.err = fmt.Errorf("timer %q is due at %s: want a time of the years 1 to 9999, and not the zero one", name, due)
+	}
 	d.unschedule(name)
-	d.out.timers = append(d.out.timers, scheduled{name, due.UTC(), c})
+	d.out.timers = append(d.out.timers, scheduled{name, due, c})
 }
 
 // Cancel cancels what was scheduled under name, if it has not been handled yet: one that fires at this moment is ignored.

@@ -46,7 +46,7 @@ func (c *Case[S]) Sent(key string, cmd deja.Command) *Case[S] {
 func (c *Case[S]) Scheduled(name string, after time.Duration) *Case[S] {
 	c.t.Helper()
 	c.applied()
-	due := c.now.Add(after)
+	due := c.now.Add(after).Truncate(time.Microsecond)
 	if !slices.ContainsFunc(c.got.Timers, func(t deja.Timer) bool { return t.Name == name && t.Due.Equal(due) }) {
 		c.t.Fatalf("%s did not schedule %q in %s; it scheduled:%s", c.subject, name, after, listed(timerLines(c.got, c.now)))
 	}

@@ -656,3 +656,58 @@ func TestWhatADeadWorkerLeftIsReadFromTheStoreInPieces(t *testing.T) {
 		t.Errorf("the store was asked %d times for %d decisions that it keeps", asked, n)
 	}
 }
+
+// set schedules a timer, or cancels it.
+type set struct {
+	Name string
+	Due  time.Time
+	Drop bool
+}
+
+func (set) CommandType() string { return "till.set" }
+
+func setting() *deja.Service {
+	return &deja.Service{Name: "shop", Aggregates: []deja.AnyAggregate{deja.NewAggregate("till",
+		deja.Handle(func(_ waiter, d *deja.Decision, c set) error {
+			if c.Drop {
+				d.Cancel(c.Name)
+				return nil
+			}
+			d.Schedule(c.Name, c.Due, bell{})
+			return nil
+		}),
+		deja.Handle(func(waiter, *deja.Decision, bell) error { return nil }),
+	)}}
+}
+
+// A decision is the same in the memory of the worker that made it and in the record that others fold.
+func TestTimersAreWhatTheirRecordsSay(t *testing.T) {
+	b := newBench(t, setting())
+	folded := func(what string) {
+		t.Helper()
+		decided := states(t, b.store)
+		b.store = memory.NewStore()
+		b.start(setting(), nil)
+		if got := states(t, b.store); !reflect.DeepEqual(got, decided) {
+			t.Errorf("%s: folded from the journal the rows are\n%+v, the store that decided has\n%+v", what, got, decided)
+		}
+	}
+	due := b.now.Add(time.Second + 500*time.Nanosecond)
+	b.send(set{Name: "x", Due: due}, set{Due: due})
+	for _, d := range b.must() {
+		if got := d.Record.Decided.Timers[0].Due; !got.Equal(due.Truncate(time.Microsecond)) {
+			t.Errorf("due at %s, which no record can say", got)
+		}
+	}
+	folded("scheduled")
+	b.send(set{Drop: true}, set{Name: "x", Drop: true})
+	b.must()
+	if row := b.row(); len(row.Open) > 0 || !row.Due.IsZero() {
+		t.Errorf("both are cancelled, and the row is %+v", row)
+	}
+	folded("cancelled")
+	b.send(set{Name: "never"})
+	if done := b.must(); statuses(done) != "parked" || !strings.Contains(done[0].Record.Decided.Reason.Detail, `timer "never"`) {
+		t.Errorf("a timer due at the zero time: %s, %s", statuses(done), done[0].Record.Decided.Reason.Detail)
+	}
+}

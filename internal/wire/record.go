@@ -157,7 +157,9 @@ func (w *writer) decided(d *deja.Decided) {
 		w.end(at)
 	}
 	for _, name := range d.Cancelled {
-		w.string(23, name)
+		at := w.begin(23) // also one without a name
+		*w = append(*w, name...)
+		w.end(at)
 	}
 }
 
