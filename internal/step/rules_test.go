@@ -711,3 +711,57 @@ func TestTimersAreWhatTheirRecordsSay(t *testing.T) {
 		t.Errorf("a timer due at the zero time: %s, %s", statuses(done), done[0].Record.Decided.Reason.Detail)
 	}
 }
+
+// hiding is a store that has lost the rows of a key.
+type hiding struct {
+	driver.Reader
+	key string
+}
+
+func (s hiding) States(ctx context.Context, after deja.Stream, max int) ([]driver.State, error) {
+	rows, err := s.Reader.States(ctx, after, max)
+	return slices.DeleteFunc(rows, func(r driver.State) bool { return r.Stream.Key == s.key }), err
+}
+
+// A stream that only ignored messages came to has a row without content, which must not stand in for one that is lost.
+func TestVerifyNoticesALostRow(t *testing.T) {
+	b := newBench(t, setting())
+	b.send(set{Name: "x", Due: b.now.Add(time.Hour)})
+	b.append(&deja.Envelope{
+		ID: deja.NewID(), Kind: deja.KindTimer, Type: "till.bell", Source: "shop", Payload: []byte(`{}`), ContentType: "application/json",
+		Stream: deja.Stream{Aggregate: "till", Key: "b"},
+	})
+	if got := statuses(b.must()); got != "applied ignored" {
+		t.Fatalf("got %s", got)
+	}
+	verify := func(store driver.Reader) error {
+		v, err := step.NewVerifier(t.Context(), step.Config{Machine: b.m, Log: b.log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, end, err := b.log.Bounds(t.Context(), "shop.journal", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries, err := journal.NewReader(b.log, "shop", 0, driver.Logged{}).Next(t.Context(), end, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range entries {
+			if _, err := v.Check(t.Context(), &entries[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return v.Store(t.Context(), store)
+	}
+	if err := verify(b.store); err != nil {
+		t.Errorf("a store as it should be: %v", err)
+	}
+	var lost *step.Difference
+	if err := verify(hiding{b.store, "a"}); !errors.As(err, &lost) || !lost.Store() {
+		t.Errorf("a row is lost, and verify says %v", err)
+	}
+	if err := verify(hiding{b.store, "b"}); err != nil {
+		t.Errorf("a row that tells of nothing is lost: %v", err)
+	}
+}
