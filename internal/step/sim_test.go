@@ -66,6 +66,7 @@ type sim struct {
 	ids     []deja.ID
 	keys    map[deja.ID]string // of the first message of an ID
 	mixed   map[deja.ID]bool   // IDs that came with several keys
+	posted  []deja.Envelope    // what came for the posts
 	lost    bool               // the store went back unnoticed: it may not know that such an ID is known in another partition
 	told    map[deja.ID]told
 	quiet   bool // no more faults
@@ -105,7 +106,7 @@ func simulate(t *testing.T, seed uint64) {
 	}
 	s.joint = s.rng.IntN(4) == 0
 	s.parts, s.folds = 1+s.rng.Int32N(3), s.rng.IntN(5) == 0
-	s.log = memory.NewLog(memory.LogConfig{Partitions: s.parts, Now: func() time.Time { s.now = s.now.Add(time.Millisecond); return s.now }, MaxRecord: 4096})
+	s.log = memory.NewLog(memory.LogConfig{Partitions: s.parts, Now: func() time.Time { s.now = s.now.Add(time.Millisecond); return s.now }, MaxRecord: 8192})
 	options := []memory.StoreOption{memory.Nonces(s.nonce)}
 	if s.forgets = s.rng.IntN(2) == 0; s.forgets {
 		options = append(options, memory.Forgetful())
@@ -117,11 +118,11 @@ func simulate(t *testing.T, seed uint64) {
 	for i := range s.workers {
 		s.workers[i] = &simProcess{s: s, build: i}
 	}
-	for range 40 + s.rng.IntN(80) {
+	for range 50 + s.rng.IntN(100) {
 		s.event()
 	}
-	if s.rest() {
-		s.check()
+	if p := s.rest(); p != nil {
+		s.check(p)
 	}
 }
 
@@ -147,16 +148,18 @@ func (s *sim) fail(format string, args ...any) {
 // event lets one thing happen.
 func (s *sim) event() {
 	switch r := s.rng.IntN(100); {
-	case r < 25:
+	case r < 22:
 		s.send()
-	case r < 28 && !s.joint:
+	case r < 38:
+		s.write()
+	case r < 41 && !s.joint:
 		s.backup = s.store.Snapshot()
 		s.note("backup")
-	case r < 31 && s.backup != nil:
+	case r < 44 && s.backup != nil:
 		s.store.Restore(s.backup)
 		s.lost = s.forgets
 		s.note("the store goes back")
-	case r < 33:
+	case r < 46:
 		s.broken = !s.broken
 	default:
 		s.workers[s.rng.IntN(2)].act()
@@ -199,15 +202,14 @@ func (s *sim) send() {
 		env.Type, env.Payload = "till.twice", fmt.Appendf(nil, `{"Amount":%d}`, amount)
 	}
 	if s.rng.IntN(12) == 0 {
-		s.actOn(env, key)
+		s.actOn(env, env.Stream)
 	}
 	s.append(env)
 }
 
-// actOn makes env an operator's act on the oldest parked message of a key, if there is one.
-func (s *sim) actOn(env *deja.Envelope, key string) {
-	stream := deja.Stream{Aggregate: "till", Key: key}
-	waiting, err := s.store.Parked(context.Background(), place.Partition(key, s.parts), stream, 0, 1)
+// actOn makes env an operator's act on the oldest parked message of a stream, if there is one.
+func (s *sim) actOn(env *deja.Envelope, stream deja.Stream) {
+	waiting, err := s.store.Parked(context.Background(), place.Partition(stream.Key, s.parts), stream, 0, 1)
 	if err != nil || len(waiting) == 0 {
 		return
 	}
@@ -314,7 +316,9 @@ func (p *simProcess) restart(ctx context.Context) {
 	}
 	var err error
 	if p.machine == nil {
-		if p.machine, err = deja.Compile(till.Service(v)); err != nil {
+		svc := till.Service(v)
+		svc.Aggregates = append(svc.Aggregates, newPost(v.Broken))
+		if p.machine, err = deja.Compile(svc); err != nil {
 			p.s.t.Fatal(err)
 		}
 	}
@@ -435,8 +439,8 @@ func (p *simWorker) tell() {
 	p.pending = wait
 }
 
-// rest ends all faults and lets one process finish what there is. It reports whether there is one.
-func (s *sim) rest() bool {
+// rest ends all faults and lets one process finish what there is. It returns that; nil if there is none.
+func (s *sim) rest() *simProcess {
 	s.quiet, s.broken = true, false
 	s.note("rest")
 	p := s.workers[s.rng.IntN(2)]
@@ -444,16 +448,16 @@ func (s *sim) rest() bool {
 		p.restart(context.Background())
 		err := p.finish(context.Background())
 		if err == nil {
-			return true
+			return p
 		}
 		if errors.Is(err, journal.ErrForked) && s.lost {
 			// A sleeper woke up in a store that had gone back to before its successor, and published beside it. That
 			// is the one thing that deja cannot set right; it must say so, and stop.
-			return false
+			return nil
 		}
 	}
 	s.fail("the world does not come to rest")
-	return false
+	return nil
 }
 
 // finish takes all partitions over, and handles all there is.
@@ -512,7 +516,7 @@ func (p *simWorker) finish(ctx context.Context) error {
 }
 
 // check compares inbox, journal and store at rest.
-func (s *sim) check() {
+func (s *sim) check(p *simProcess) {
 	ctx := context.Background()
 	inbox := s.inbox(ctx)
 	decided := map[deja.ID]journal.Entry{}
@@ -536,7 +540,11 @@ func (s *sim) check() {
 		}
 	}
 	s.checkStates(ctx, all)
+	s.checkPosts(ctx, all)
 	s.checkLedger(ctx, decided, inbox)
+	if !s.lost {
+		s.checkVerified(ctx, p)
+	}
 }
 
 // checkOrder checks a partition's journal, and notes the last decision about each message.
@@ -609,6 +617,9 @@ func (s *sim) inbox(ctx context.Context) (envs []*deja.Envelope) {
 func (s *sim) checkStates(ctx context.Context, entries []journal.Entry) {
 	balances, parked := map[string]int64{}, map[string]int64{}
 	for _, e := range entries {
+		if e.Cause.Stream.Aggregate != "till" {
+			continue
+		}
 		key := e.Cause.Stream.Key
 		switch waits := e.Decided.Status == deja.Parked; { // by hand: the core has its own word for it
 		case waits && e.Act.IsZero():
