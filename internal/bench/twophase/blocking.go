@@ -55,7 +55,7 @@ func (b *blocking) run(ctx context.Context) (s scene, err error) {
 	if err := b.databases.waiting(ctx, waiters); err != nil {
 		return s, err
 	}
-	if s.Meanwhile, err = b.crowd.run(ctx, b.kinds(living, meanwhile), b.length-time.Since(killed)); err != nil {
+	if s.Meanwhile, err = b.crowd.run(ctx, b.kinds(living, meanwhile), max(b.length-time.Since(killed), b.length/2)); err != nil {
 		return s, err
 	}
 	seen, err := b.databases.sums(ctx)

@@ -18,7 +18,7 @@ import (
 type outage struct {
 	*pair
 	inFlight int           // transfers that wait for the ledger
-	length   time.Duration // until the ledger is started again
+	length   time.Duration // until the ledger is started again, or longer on a machine that is slow to come to it
 	timeOut  time.Duration // of transfers that touch one in flight: they wait no longer for the ledger
 	crowd    crowd
 }
@@ -154,9 +154,14 @@ func (o *outage) whileDead(ctx context.Context, s *scene, killed time.Time, wait
 			return err
 		})
 	}
-	groups, err := o.crowd.run(ctx, o.kinds(meanwhile, o.timeOut, deja.Point{}), o.length-time.Since(killed))
+	groups, err := o.crowd.run(ctx, o.kinds(meanwhile, o.timeOut, deja.Point{}), max(o.length-time.Since(killed), o.length/2))
 	if err != nil {
 		return err
+	}
+	if o.timeOut > 0 { // that of one of them is over, then
+		if err := o.until(ctx, func(b *books) bool { return b.in(transfer.Barring) > 0 }); err != nil {
+			return err
+		}
 	}
 	b, err := o.read(ctx)
 	if err != nil {

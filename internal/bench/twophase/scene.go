@@ -155,8 +155,8 @@ type wait struct {
 
 // waitFor starts somebody who waits as long as it takes.
 func waitFor(waits chan<- wait, do func() error) {
+	began := time.Now()
 	go func() {
-		began := time.Now()
 		err := do()
 		waits <- wait{time.Since(began), err}
 	}()
