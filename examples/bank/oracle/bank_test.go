@@ -231,7 +231,7 @@ func sql(t *testing.T, path, query string, row func(*zombiezen.Stmt), args ...an
 	t.Helper()
 	c, err := zombiezen.OpenConn(path, zombiezen.OpenReadWrite)
 	must(t, err)
-	c.SetBusyTimeout(10 * time.Second)
+	c.SetBusyTimeout(patience)
 	err = sqlitex.ExecuteTransient(c, query, &sqlitex.ExecOptions{Args: args, ResultFunc: func(st *zombiezen.Stmt) error {
 		if row != nil {
 			row(st)
@@ -303,10 +303,13 @@ var transactions = sync.OnceValues(func() (all []berka.Transaction, err error) {
 	return all, nil
 })
 
-// await polls until something is so, or the test's time is up.
+// patience bounds a wait for what takes seconds, on a machine that is busy.
+const patience = 2 * time.Minute
+
+// await polls until something is so, or patience is at its end.
 func await(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()

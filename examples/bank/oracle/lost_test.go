@@ -23,7 +23,7 @@ type busy struct {
 	*servers
 	rows    []berka.Transaction
 	workers []*worker
-	fed     func() // waits until all is sent
+	fed     func() // sends the rest, and waits until all is sent
 }
 
 func newBusy(t *testing.T, seed uint64, over time.Duration) *busy {
@@ -37,7 +37,7 @@ func newBusy(t *testing.T, seed uint64, over time.Duration) *busy {
 // The store is a cache: without it, all is folded anew from the journal, while messages go on coming.
 func TestASchemaThatIsDroppedInMidRunIsMadeAnew(t *testing.T) {
 	o, rng := shipped(t), newRand(t)
-	b := newBusy(t, rng.Uint64(), 4*time.Second)
+	b := newBusy(t, rng.Uint64(), 3*time.Second)
 	b.reach(t, 1+rng.Int64N(messages/2))
 	before := b.journal(t)
 	b.drop(t)
@@ -125,7 +125,7 @@ func TestADumpOfAMomentInMidRunIsRestored(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o, rng := shipped(t), newRand(t)
-			b := newBusy(t, rng.Uint64(), 4*time.Second)
+			b := newBusy(t, rng.Uint64(), 3*time.Second)
 			b.reach(t, 1+rng.Int64N(messages/3))
 			began := b.journal(t).count()
 			dump := b.dump(t)

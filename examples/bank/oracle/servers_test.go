@@ -261,29 +261,35 @@ func (s *sender) send(ctx context.Context, rows []berka.Transaction) error {
 	return err
 }
 
-// feed sends transactions over about so long a time, one in ten of them twice, in a goroutine of its own. The function
-// that it returns waits until all are sent.
-func (s *sender) feed(t *testing.T, rows []berka.Transaction, seed uint64, over time.Duration) (wait func()) {
+// feed sends transactions, most of them over about so long a time and ever less of what is left from then on, one piece in ten
+// of them twice, in a goroutine of its own: something still comes however long a busy machine takes. The function that it
+// returns has the rest sent at once, and waits until all are sent.
+func (s *sender) feed(t *testing.T, rows []berka.Transaction, seed uint64, over time.Duration) (finish func()) {
 	t.Helper()
-	done := make(chan struct{})
+	hurry, done := make(chan struct{}), make(chan struct{})
 	var err error
 	go func() {
 		defer close(done)
-		err = s.trickle(t.Context(), rows, rand.New(rand.NewPCG(seed, 1)), over)
+		err = s.trickle(t.Context(), rows, rand.New(rand.NewPCG(seed, 1)), over, hurry)
 	}()
 	return func() {
 		t.Helper()
+		if hurry != nil {
+			close(hurry)
+			hurry = nil
+		}
 		<-done
 		must(t, err)
 	}
 }
 
-func (s *sender) trickle(ctx context.Context, rows []berka.Transaction, rng *rand.Rand, over time.Duration) error {
+func (s *sender) trickle(ctx context.Context, rows []berka.Transaction, rng *rand.Rand, over time.Duration, hurry <-chan struct{}) error {
 	const pieces = 100
 	tick := time.NewTicker(over / pieces)
 	defer tick.Stop()
-	size := (len(rows) + pieces - 1) / pieces
-	for from := 0; from < len(rows); from += size {
+	least := 1
+	for from, size := 0, 0; from < len(rows); from += size {
+		size = max(least, (len(rows)-from)/pieces)
 		if err := s.send(ctx, rows[from:min(from+size, len(rows))]); err != nil {
 			return err
 		}
@@ -293,7 +299,11 @@ func (s *sender) trickle(ctx context.Context, rows []berka.Transaction, rng *ran
 				return err
 			}
 		}
-		<-tick.C
+		select {
+		case <-tick.C:
+		case <-hurry:
+			least = len(rows) / pieces
+		}
 	}
 	return nil
 }
@@ -346,7 +356,7 @@ func (w *worker) wait(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-w.ended:
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.Fatalf("worker %d does not end", w.cmd.Process.Pid)
 	}
 	return w.cmd.ProcessState.ExitCode()

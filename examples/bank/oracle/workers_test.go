@@ -72,7 +72,7 @@ func TestWorkersThatDieFreezeAndStopChangeNothing(t *testing.T) {
 	b.workers[0].stop(t)
 	t.Logf("stopped at %d of the inbox", b.handled(t.Context()))
 	others := func(l driver.Lease) bool { return l.Owner != alone }
-	for end := time.Now().Add(20 * time.Second); slices.ContainsFunc(b.shared(t, 1), others); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); slices.ContainsFunc(b.shared(t, 1), others); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) { // the one that stopped is named until somebody else has taken over
 			t.Fatalf("%s has not taken all partitions over: %+v", alone, b.shared(t, 1))
 		}
