@@ -85,7 +85,7 @@ var mayImport = map[string][]string{
 	"internal/wire":    {"", "driver", "internal/canon"},
 	"internal/journal": {"", "driver", "internal/wire"},
 	"internal/request": {"", "internal/step", "internal/wire"},
-	"internal/step":    {"", "driver", "internal/canon", "internal/journal", "internal/place", "internal/wire"},
+	"internal/step":    {"", "driver", "internal/body", "internal/canon", "internal/journal", "internal/place", "internal/wire"},
 	"internal/memory":  {"", "driver"},
 	"internal/relive":  {"", "driver", "internal/canon", "internal/memory", "internal/step", "internal/wire"},
 	"internal/talk":    {"", "driver", "internal/canon", "internal/relive", "internal/wire"},

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -78,6 +79,10 @@ func office(broken *atomic.Bool, codec deja.Codec) *deja.Service {
 			return errNo
 		case "large":
 			d.Record(given{strings.Repeat("x", 1<<20)})
+		case "many":
+			for range 12_000 {
+				d.Record(given{})
+			}
 		case "fail":
 			if broken.Load() {
 				return errors.New("it is broken")
@@ -291,6 +296,56 @@ func TestACommandInAnotherCodecIsAnswered(t *testing.T) {
 		w.ask("a", "", "yes")
 		w.hears("a", "", "yes: deja.dead")
 	})
+}
+
+// plain is JSON as others write it, with no letters escaped.
+type plain struct{ deja.Codec }
+
+func (plain) Append(dst []byte, v any) ([]byte, error) {
+	b := bytes.NewBuffer(dst)
+	enc := json.NewEncoder(b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// A reply is larger than its command, and must fit where it goes: or it would hold up all that come behind it.
+func TestWhatIsSentIsAnsweredHoweverLargeItIs(t *testing.T) {
+	t.Parallel()
+	const limit = 1 << 20
+	for name, c := range map[string]struct {
+		codec  deja.Codec
+		how    string
+		states string
+		sizes  []int
+	}{
+		"bytes":        {codec: shouted{}, how: "x", sizes: []int{limit / 2, limit * 7 / 10, limit * 4 / 5, limit - 5<<10}},
+		"escapes":      {codec: plain{deja.JSON()}, how: "<", sizes: []int{limit / 8, limit / 7, limit / 6, limit / 2}},
+		"trace":        {how: "x", states: strings.Repeat("t", 8000), sizes: []int{limit / 2, limit - 8600, limit - 8500, limit - 8400, limit - 8350, limit - 8300, limit - 8250, limit - 8200}},
+		"small events": {how: "many", sizes: []int{1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newTalk(t, c.codec, c.codec)
+			for i, size := range c.sizes {
+				_, err := w.desk.Client().Do(timeout(t), deja.Request{
+					Key: fmt.Sprint(i), Command: ask{strings.Repeat(c.how, size)}, Headers: map[string]string{"tracestate": c.states},
+				})
+				if i > 0 && (errors.Is(err, &deja.Rejection{Code: deja.CodeTooLarge}) || errors.Is(err, deja.ErrInvalid)) {
+					continue // it is not sent
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				until(t, fmt.Sprintf("the answer to %d bytes", size), func() bool { return len(w.heard(fmt.Sprint(i), "")) == 1 })
+			}
+			if h := healthOf(t, w.desk.Engine); len(h.Faults) > 0 {
+				t.Errorf("faults: %q", h.Faults)
+			}
+			w.ask("last", "", "yes")
+			w.hears("last", "", "yes: applied")
+		})
+	}
 }
 
 // closedTopic is a log one of whose topics takes nothing.

@@ -2,7 +2,10 @@
 // They are JSON, whatever the services' codecs write; what they carry of a service's own is kept as it is.
 package body
 
-import "encoding/json"
+import (
+	"encoding/base64"
+	"encoding/json"
+)
 
 // JSON is the content type of these payloads, and of what they carry unless it says otherwise.
 const JSON = "application/json"
@@ -29,6 +32,26 @@ func (p *Part) Data() (contentType string, payload []byte) {
 		return JSON, p.Payload
 	}
 	return p.ContentType, p.Bytes
+}
+
+// Size returns how many bytes a payload takes in a body, at most: a letter of JSON up to six, as the body is safe in HTML,
+// and other bytes a third more.
+func Size(contentType string, payload []byte) int {
+	if contentType != JSON {
+		return base64.StdEncoding.EncodedLen(len(payload))
+	}
+	n := len(payload)
+	for i, c := range payload {
+		switch {
+		case c == '<' || c == '>' || c == '&':
+			n += len(`\u003c`) - 1
+		case c == 0xa8 || c == 0xa9: // the last byte of U+2028 or U+2029
+			if i >= 2 && payload[i-2] == 0xe2 && payload[i-1] == 0x80 {
+				n += len(`\u2028`) - 3
+			}
+		}
+	}
+	return n
 }
 
 // A Refusal says why something was not done.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/internal/body"
 	"github.com/dejalog/deja/internal/canon"
 	"github.com/dejalog/deja/internal/wire"
 )
@@ -338,24 +339,37 @@ func (h *held) opened(r *wire.Record, m *deja.Machine) {
 // encodeOpen brings the row up to what the stream waits for.
 func (h *held) encodeOpen() { h.row.Open, h.row.Due = h.open.Append(nil), h.open.Due() }
 
-// around is room for what a message has beside its payload, and for what a reply has beside what it is made of
-const around = 4 << 10
+const (
+	around = 16 << 10 // for what a message has beside payload, key and headers: in a reply, the reason of a refusal above all
+	spread = 8        // a body has at most so many times the bytes of what it is made of: there is no need to count them all
+)
 
 // tooLarge returns why what was decided would not fit where it goes: into the journal; and, as nothing of a decision may
-// leave that cannot arrive, into the inboxes of those it is for. What answers a sent command is part of its reply, which
-// takes a third more where it must be written as text.
+// leave that cannot arrive, into the inboxes of those it is for. A sent command must fit into the record of its decision, too,
+// and into its reply, even if it is refused.
 func (w *Worker) tooLarge(r *wire.Record, raw []byte) *deja.Rejection {
 	reason := &deja.Rejection{Code: deja.CodeTooLarge}
 	if limit := w.journal.MaxRecord; len(raw) > limit {
 		return reason.Because("the decision's record has %d bytes, the journal takes %d", len(raw), limit)
 	}
-	if r.Cause.Sender != (deja.Stream{}) && len(raw)*4/3+around > w.journal.MaxRecord {
-		return reason.Because("the decision's record has %d bytes, and its reply would have more than the %d that an inbox takes", len(raw), w.journal.MaxRecord)
+	beside := around
+	for _, h := range wire.TraceHeaders {
+		beside += len(r.Cause.Headers[h])
+	}
+	if limit := w.journal.MaxRecord; r.Cause.Sender != (deja.Stream{}) && len(raw)*spread+beside > limit {
+		if size := replied(r) + names(&r.Cause) + beside; size > limit {
+			return reason.Because("the decision's record has %d bytes, and its reply would have up to %d where an inbox takes %d", len(raw), size, limit)
+		}
 	}
 	for i := range r.Decided.Commands {
 		c := &r.Decided.Commands[i]
-		if limit := w.limit(c.Stream.Aggregate); len(c.Payload)+around > limit {
+		if limit := w.limit(c.Stream.Aggregate); len(c.Payload)+names(c)+beside > limit {
 			return reason.Because("%s has %d bytes, the inbox that it is sent to takes %d", c.Type, len(c.Payload), limit)
+		}
+		if limit := w.inbox.MaxRecord; len(c.Payload)*spread+names(c)+beside > limit && w.cfg.Machine.Saga(r.Cause.Stream.Aggregate).Hears(c.Type) {
+			if size := body.Size(c.ContentType, c.Payload) + names(c) + beside; size > limit {
+				return reason.Because("%s has %d bytes, and its reply would have up to %d where the inbox takes %d", c.Type, len(c.Payload), size, limit)
+			}
 		}
 	}
 	for i := range r.Decided.Timers {
@@ -364,12 +378,26 @@ func (w *Worker) tooLarge(r *wire.Record, raw []byte) *deja.Rejection {
 		}
 	}
 	for i := range r.Decided.Effects {
-		if e := &r.Decided.Effects[i]; len(e.Payload)*4/3+around > w.inbox.MaxRecord {
+		if e := &r.Decided.Effects[i]; len(e.Payload)*spread+around > w.inbox.MaxRecord && body.Size(e.ContentType, e.Payload)+around > w.inbox.MaxRecord {
 			return reason.Because("%s has %d bytes, and its result would have more than the %d that the inbox takes", e.Type, len(e.Payload), w.inbox.MaxRecord)
 		}
 	}
 	return nil
 }
+
+// replied returns how many bytes a decision has in the reply to its command, at most.
+func replied(r *wire.Record) int {
+	const beside = 128 // id, version and the names of fields
+	size := body.Size(r.Cause.ContentType, r.Cause.Payload)
+	for i := range r.Decided.Events {
+		e := &r.Decided.Events[i]
+		size += beside + len(e.Type) + len(e.ContentType) + body.Size(e.ContentType, e.Payload)
+	}
+	return size
+}
+
+// names returns how many bytes key and tenant have in a reply, at most.
+func names(e *deja.Envelope) int { return 6 * (len(e.Stream.Key) + len(e.Stream.Tenant)) }
 
 // limit returns how large a message to an aggregate may be.
 func (w *Worker) limit(aggregate string) int {
