@@ -87,9 +87,14 @@ func (w *tower) run() *node {
 
 func (w *tower) send(cs ...deja.Command) {
 	w.t.Helper()
+	w.sendTo("a", cs...)
+}
+
+func (w *tower) sendTo(key string, cs ...deja.Command) {
+	w.t.Helper()
 	client := newEngine(w.t, engine.Config{Service: clock(), Log: w.log, Store: w.store}).Client()
 	for _, c := range cs {
-		if _, err := client.Send(w.t.Context(), deja.Request{Key: "a", Command: c}); err != nil {
+		if _, err := client.Send(w.t.Context(), deja.Request{Key: key, Command: c}); err != nil {
 			w.t.Fatal(err)
 		}
 	}
@@ -279,6 +284,53 @@ func TestATimerWhoseHandlerFailsFiresOnce(t *testing.T) {
 			t.Errorf("the inbox has %d messages, want the one that set the bell and one that rings it", got)
 		}
 	})
+}
+
+// boundsOf counts how often the bounds of a topic are asked for.
+type boundsOf struct {
+	*memory.Log
+	topic string
+	count atomic.Int64
+}
+
+func (l *boundsOf) Bounds(ctx context.Context, topic string, partition int32) (first, end int64, err error) {
+	if topic == l.topic {
+		l.count.Add(1)
+	}
+	return l.Log.Bounds(ctx, topic, partition)
+}
+
+// A timer whose message waits for an operator may do so for days. Meanwhile there is nothing to watch, and the others fire.
+func TestAParkedTimerLeavesTheWheelAtRest(t *testing.T) {
+	t.Parallel()
+	w := newTower(t)
+	log := &boundsOf{Log: w.log, topic: wire.Inbox("clock")}
+	n := runNode(t, engine.Config{Service: clock(), Log: log, Store: w.store})
+	quiet := func() bool {
+		before := log.count.Load()
+		time.Sleep(500 * time.Millisecond) // the wheel turns five times
+		return log.count.Load() == before
+	}
+	w.sendTo("b", set{"broken", 10 * time.Millisecond}, set{"later", 2 * time.Second})
+	until(t, "the bell has failed", func() bool { return len(outcomes(t, w.log, "clock", deja.KindTimer)) == 1 })
+	until(t, "the wheel is at rest", quiet)
+	w.send(set{"one", 100 * time.Millisecond}, set{"two", 3 * time.Second})
+	until(t, "one rings", func() bool { return w.rang(n, "one") == 1 })
+	until(t, "the other of the broken one comes too", func() bool { return len(outcomes(t, w.log, "clock", deja.KindTimer)) == 3 })
+	until(t, "two rings", func() bool { return w.rang(n, "two") == 1 })
+	until(t, "the wheel is at rest", quiet)
+}
+
+// Our clock is ahead of the log's by more than the timer takes: its message is early until the log's clock gets there.
+func TestATimerThatIsEarlyDoesNotFillTheInbox(t *testing.T) {
+	t.Parallel()
+	w := &tower{t, memory.NewLog(memory.LogConfig{Partitions: 2, Now: func() time.Time { return time.Now().Add(-time.Hour) }}), memory.NewStore()}
+	n := w.run()
+	w.send(set{"one", 2 * time.Second})
+	until(t, "it rings", func() bool { return w.rang(n, "one") == 1 })
+	if got := len(outcomes(t, w.log, "clock", deja.KindTimer)); got > 7 {
+		t.Errorf("%d messages came of it, want each after twice the time", got)
+	}
 }
 
 // A partition that never catches up still has a watermark.

@@ -15,8 +15,10 @@ import (
 	"github.com/dejalog/deja/internal/wire"
 )
 
-// wheelEvery is how often the wheel looks for timers that are due.
-const wheelEvery = 100 * time.Millisecond
+const (
+	wheelEvery   = 100 * time.Millisecond // how often the wheel looks for timers that are due
+	longestEarly = 10 * time.Second       // how long a timer waits at most that came before its time
+)
 
 // wheel has a partition's timers fire: each becomes a message of the inbox, when its time has come by the input's
 // watermark. That is the time up to which all that was in the journals of those it hears, and all in the inbox, is
@@ -25,14 +27,31 @@ type wheel struct {
 	p     *partition
 	w     *step.Worker
 	fired map[deja.ID]int64 // timers whose messages were appended, and the offset behind each
+	early map[deja.ID]early // timers as they are if those messages come before their time
 
-	looked int64     // how many timers had been scheduled when the store was asked for the earliest
+	looked int64     // how many timers had been scheduled when the store was asked for the earliest that is not fired
 	next   time.Time // when that one is due; zero if there was none
 
 	mark  time.Time        // the watermark
 	asked time.Time        // when the ends below were asked for; zero if they are reached
 	heard map[source]int64 // how far the journals went then that answers come from; those that are carried are gone
 	end   int64            // of the inbox, once all of these are carried; -1 before
+}
+
+// early is a timer that may have fired too early, as our clock may be ahead of the log's: were it fired again at each turn, the
+// inbox would fill.
+type early struct {
+	was   deja.ID       // the timer's message that was appended
+	until time.Time     // before that it is not fired again
+	pause time.Duration // to that time; the next one is twice as long
+}
+
+// turning is one turn of a wheel.
+type turning struct {
+	released int64            // the number of the last decision that is logged
+	pending  map[deja.ID]bool // timers that are due, and are not to be fired now
+	left     bool             // some of them are to be fired later
+	next     time.Time        // when the first other one is due; zero if there is none
 }
 
 // source is a partition of a journal that answers come from: of another service, whose cursor is an offset, or of this one,
@@ -44,7 +63,7 @@ type source struct {
 
 func (p *partition) wheel(ctx context.Context, w *step.Worker) {
 	p.e.keep(ctx, fmt.Sprintf("timers of partition %d", p.number), func(ctx context.Context, well func()) error {
-		wh := wheel{p: p, w: w, fired: map[deja.ID]int64{}, looked: -1}
+		wh := wheel{p: p, w: w, fired: map[deja.ID]int64{}, early: map[deja.ID]early{}, looked: -1}
 		tick := time.NewTicker(wheelEvery)
 		defer tick.Stop()
 		for {
@@ -66,14 +85,13 @@ var forever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 
 // turn has those timers fire that are due.
 func (wh *wheel) turn(ctx context.Context) error {
-	if scheduled := wh.w.Timers(); scheduled != wh.looked {
-		first, err := wh.p.e.store.Due(ctx, wh.p.number, forever, driver.State{}, 1)
+	scheduled := wh.w.Timers()
+	if scheduled != wh.looked {
+		first, err := wh.dueAfter(ctx, driver.State{})
 		if err != nil {
 			return err
 		}
-		if wh.looked, wh.next = scheduled, (time.Time{}); len(first) > 0 {
-			wh.next = first[0].Due
-		}
+		wh.looked, wh.next = scheduled, first
 	}
 	if wh.next.IsZero() || time.Now().Before(wh.next) {
 		return nil
@@ -82,8 +100,8 @@ func (wh *wheel) turn(ctx context.Context) error {
 	if err := wh.watch(ctx); err != nil {
 		return err
 	}
-	handled, released := wh.w.Progress().Position, wh.w.Released()
-	pending := map[deja.ID]bool{}
+	handled := wh.w.Progress().Position
+	t := turning{released: wh.w.Released(), pending: map[deja.ID]bool{}}
 	var after driver.State
 	for {
 		rows, err := wh.p.e.store.Due(ctx, wh.p.number, wh.mark, after, batchSize)
@@ -93,22 +111,54 @@ func (wh *wheel) turn(ctx context.Context) error {
 		if len(rows) == 0 {
 			break
 		}
-		if err := wh.fire(ctx, rows, released, pending); err != nil {
+		if err := wh.fire(ctx, rows, &t); err != nil {
 			return err
 		}
 		after = rows[len(rows)-1]
 	}
 	for id, behind := range wh.fired {
-		if behind <= handled && !pending[id] { // else its message is parked, and comes once all the same
+		switch {
+		case behind > handled:
+			t.left = true
+		case !t.pending[id]: // else its message is parked, or was dead, and comes once all the same
 			delete(wh.fired, id)
 		}
 	}
+	for id, e := range wh.early {
+		if _, fired := wh.fired[e.was]; !fired && !t.pending[id] {
+			delete(wh.early, id)
+		}
+	}
+	if t.left {
+		return nil
+	}
+	next, err := wh.dueAfter(ctx, after)
+	if err != nil {
+		return err
+	}
+	t.sooner(next)
+	wh.looked, wh.next = scheduled, t.next
 	return nil
 }
 
-// fire appends the messages of the timers in rows that are due, and notes in pending those that it has fired already. A row
-// whose last decision is not logged yet waits.
-func (wh *wheel) fire(ctx context.Context, rows []driver.State, released int64, pending map[deja.ID]bool) error {
+// dueAfter returns when the first row after another is due; zero if there is none.
+func (wh *wheel) dueAfter(ctx context.Context, after driver.State) (time.Time, error) {
+	rows, err := wh.p.e.store.Due(ctx, wh.p.number, forever, after, 1)
+	if err != nil || len(rows) == 0 {
+		return time.Time{}, err
+	}
+	return rows[0].Due, nil
+}
+
+// sooner notes when another timer is due.
+func (t *turning) sooner(due time.Time) {
+	if t.next.IsZero() || !due.IsZero() && due.Before(t.next) {
+		t.next = due
+	}
+}
+
+// fire appends the messages of the timers in rows that are due. A row whose last decision is not logged yet waits.
+func (wh *wheel) fire(ctx context.Context, rows []driver.State, turn *turning) error {
 	e := wh.p.e
 	ps, err := e.partitions(ctx)
 	if err != nil {
@@ -116,6 +166,7 @@ func (wh *wheel) fire(ctx context.Context, rows []driver.State, released int64, 
 	}
 	var recs []driver.Record
 	var ids []deja.ID
+	now := time.Now()
 	for _, row := range rows {
 		open, err := wire.DecodeOpen(e.machine.Name(), row.Stream, row.Open)
 		if err != nil {
@@ -124,10 +175,15 @@ func (wh *wheel) fire(ctx context.Context, rows []driver.State, released int64, 
 		for i := range open.Timers {
 			t := &open.Timers[i]
 			if _, fired := wh.fired[t.Command.ID]; fired {
-				pending[t.Command.ID] = true
+				turn.pending[t.Command.ID] = true
 				continue
 			}
-			if row.N > released || t.Due.After(wh.mark) {
+			if t.Due.After(wh.mark) {
+				turn.sooner(t.Due)
+				continue
+			}
+			if row.N > turn.released || now.Before(wh.early[t.Command.ID].until) {
+				turn.pending[t.Command.ID], turn.left = true, true
 				continue
 			}
 			m := route.Fired(t)
@@ -143,6 +199,9 @@ func (wh *wheel) fire(ctx context.Context, rows []driver.State, released int64, 
 	}
 	for i, id := range ids {
 		wh.fired[id] = at[i].Offset + 1
+		pause := max(wh.early[id].pause, wheelEvery)
+		delete(wh.early, id)
+		wh.early[wire.AfterEarly(id)] = early{was: id, until: now.Add(pause), pause: min(2*pause, longestEarly)}
 	}
 	return nil
 }

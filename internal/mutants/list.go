@@ -524,7 +524,7 @@ var list = []Mutant{
 		Rule:    "A timer that fires before its time stays pending.",
 		Package: "./engine",
 		Run:     "^TestATimerThatFiresEarlyIsArmedAgain$",
-		Edits: []Edit{{"internal/wire/open.go", `			o.Timers[i].Command.ID = deja.DeriveID("deja/early", m.ID.String()) // its ID is taken
+		Edits: []Edit{{"internal/wire/open.go", `			o.Timers[i].Command.ID = AfterEarly(m.ID)
 `, ``}},
 	},
 	{

@@ -132,13 +132,16 @@ func (o *Open) closed(r *Record) {
 		}
 		o.Timers = slices.Clone(o.Timers)
 		if r.Decided.Status == deja.Ignored && r.Decided.Reason.Code == deja.CodeEarly {
-			o.Timers[i].Command.ID = deja.DeriveID("deja/early", m.ID.String()) // its ID is taken
+			o.Timers[i].Command.ID = AfterEarly(m.ID)
 			return
 		}
 		o.Timers = slices.Delete(o.Timers, i, i+1)
 	default:
 	}
 }
+
+// AfterEarly returns the ID that a timer has once its message came before its time: that one's is taken.
+func AfterEarly(id deja.ID) deja.ID { return deja.DeriveID("deja/early", id.String()) }
 
 // lived moves the saga on by a decision's events.
 func (o *Open) lived(r *Record, saga *deja.Saga) {
