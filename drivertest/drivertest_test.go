@@ -15,6 +15,11 @@ import (
 // brokenEnv names the broken driver that a child process of the test runs the suite on.
 const brokenEnv = "DRIVERTEST_BROKEN"
 
+func TestMain(m *testing.M) {
+	drivertest.LoseSoon()
+	os.Exit(m.Run())
+}
+
 // TestBrokenDriversAreCaught breaks one rule at a time: a suite that lets the driver pass does not hold the rule. Each
 // runs in a process of its own, since a failure of the suite is one of its test.
 func TestBrokenDriversAreCaught(t *testing.T) {

@@ -233,7 +233,7 @@ type listener struct{ testenv.Output }
 
 func (l *listener) wait(t *testing.T) string {
 	t.Helper()
-	for range 1000 {
+	for range 6000 {
 		if url := regexp.MustCompile(`http://[0-9.:]+`).FindString(l.String()); url != "" {
 			return url
 		}

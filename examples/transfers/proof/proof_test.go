@@ -62,7 +62,7 @@ func (w *world) run(t *testing.T, fn func(ctx context.Context, accounts, ledger 
 		t.Fatal(err)
 	}
 	defer provider.Close()
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer stop()
 	var clients []deja.Client
 	var ended []chan error

@@ -92,7 +92,7 @@ func (p *post) Sent(_ context.Context, key string) (bool, error) {
 // texts returns what was sent, some time or other.
 func (p *post) texts(t *testing.T, n int) map[string]bool {
 	t.Helper()
-	for range 1000 {
+	for range 6000 {
 		p.mu.Lock()
 		texts := map[string]bool{}
 		for _, text := range p.sent {
