@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/history"
 )
 
@@ -194,7 +195,11 @@ func (w *pinText) level(name string) bool {
 }
 
 func (w *pinText) message(m *history.Message) {
-	fmt.Fprintf(w, " %s %s at %s, version %d\n", m.Type, m.ID, m.Position, m.Version)
+	kind := ""
+	if m.Step.Kind != deja.KindCommand { // a reply bears the name of the command that it answers
+		kind = m.Step.Kind.String() + " "
+	}
+	fmt.Fprintf(w, " %s%s %s at %s, version %d\n", kind, m.Type, m.ID, m.Position, m.Version)
 }
 
 func (w *pinText) more(format string, args ...any) {

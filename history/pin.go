@@ -303,8 +303,7 @@ const maxWriters = 100
 func (g *pinning) causes(ctx context.Context) error {
 	for l, err := range g.h.Why(ctx, g.first) {
 		if errors.Is(err, ErrOutside) {
-			g.pin.miss(CauseChain, "%s", err)
-			return nil
+			return g.outside(ctx, err)
 		}
 		if err != nil {
 			return err
@@ -319,6 +318,20 @@ func (g *pinning) causes(ctx context.Context) error {
 		g.pin.Cause = append(g.pin.Cause, m)
 	}
 	g.pin.reach(CauseChain) // without a cause, the message is itself the root
+	return nil
+}
+
+// outside says that CAUSE leads out of this history: into another service's, it may be.
+func (g *pinning) outside(ctx context.Context, err error) error {
+	talks, terr := g.h.Talks(ctx, g.first)
+	if terr != nil {
+		return terr
+	}
+	where := ""
+	if talks {
+		where = "; it may be in another service's, where trace follows it"
+	}
+	g.pin.miss(CauseChain, "%s%s", err, where)
 	return nil
 }
 
