@@ -60,10 +60,11 @@ type Faults struct {
 // may have the same file. It is safe for concurrent use.
 type Provider struct {
 	faults Faults
-	file   *os.File
+	path   string
 	lock   *flock.Flock
 
 	mu      sync.Mutex
+	file    *os.File // nil: there was none yet
 	waiting []*pending
 	writing bool // somebody is, and takes what is waiting
 
@@ -84,23 +85,45 @@ type pending struct {
 	done chan error
 }
 
-// Open opens the provider's file, which is made if there is none.
+// Open opens the provider's file. If there is none, the first call makes it.
 func Open(path string, faults Faults) (*Provider, error) {
-	_, err := os.Stat(path)
-	file, openErr := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if openErr != nil {
-		return nil, openErr
-	}
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := syncDir(path); err != nil {
-			return nil, errors.Join(err, file.Close())
-		}
+		file, err = nil, nil
 	}
-	return &Provider{faults: faults, file: file, lock: flock.New(path + ".lock"), known: map[string]known{}}, nil
+	if err != nil {
+		return nil, err
+	}
+	return &Provider{faults: faults, path: path, lock: flock.New(path + ".lock"), file: file, known: map[string]known{}}, nil
 }
 
 // Close closes the file. Nobody may be calling.
-func (p *Provider) Close() error { return errors.Join(p.lock.Close(), p.file.Close()) }
+func (p *Provider) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file == nil {
+		return p.lock.Close()
+	}
+	return errors.Join(p.lock.Close(), p.file.Close())
+}
+
+// made returns the file, which it makes if there is none.
+func (p *Provider) made() (*os.File, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file != nil {
+		return p.file, nil
+	}
+	file, err := os.OpenFile(p.path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syncDir(p.path); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	p.file = file
+	return file, nil
+}
 
 // Send sends a receipt, or finds that it was sent by an earlier call with the same key. The error is ErrKey,
 // [ErrUnavailable], or one after which nobody can know: call again with the same key.
@@ -160,7 +183,11 @@ func (p *Provider) answer(batch []*pending) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.lock.Unlock()) }()
-	if err := p.catchUp(); err != nil {
+	file, err := p.made()
+	if err != nil {
+		return err
+	}
+	if err := p.catchUp(file); err != nil {
 		return err
 	}
 	var lines []byte
@@ -173,8 +200,8 @@ func (p *Provider) answer(batch []*pending) (err error) {
 		}
 		lines = append(append(lines, line...), '\n')
 	}
-	if _, err = p.file.WriteAt(lines, p.read); err == nil {
-		err = p.file.Sync()
+	if _, err = file.WriteAt(lines, p.read); err == nil {
+		err = file.Sync()
 	}
 	if err != nil {
 		p.known, p.read = map[string]known{}, 0 // what is in the file now tells the next one who catches up
@@ -207,15 +234,15 @@ func (p *Provider) learn(c *Call) {
 }
 
 // catchUp learns what others have appended, and cuts off what is left of a line whose writer died: it was not answered.
-func (p *Provider) catchUp() error {
-	info, err := p.file.Stat()
+func (p *Provider) catchUp(file *os.File) error {
+	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
 	if info.Size() < p.read {
 		return errors.New("the provider's file has become shorter")
 	}
-	calls, whole, err := decode(io.NewSectionReader(p.file, p.read, info.Size()-p.read))
+	calls, whole, err := decode(io.NewSectionReader(file, p.read, info.Size()-p.read))
 	if err != nil {
 		return err
 	}
@@ -223,7 +250,7 @@ func (p *Provider) catchUp() error {
 		p.learn(&calls[i])
 	}
 	if p.read += whole; p.read < info.Size() {
-		return p.file.Truncate(p.read)
+		return file.Truncate(p.read)
 	}
 	return nil
 }
