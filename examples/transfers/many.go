@@ -26,17 +26,24 @@ type many struct {
 	began, ended time.Time     // from the first order to the last end
 	killed       int           // processes
 	shown        time.Time     // when progress was last told
+	made         int           // decisions, as it was heard last
+	moved        time.Time     // when that was first heard
 	died         time.Time     // the last kill, while nothing was decided since
 	decided      int           // decisions when the next process said its first word
 	standstill   time.Duration // the longest time from a kill to the next decision
 }
 
-// place makes a place for a run, and what cleans it up.
+// place makes a place for a run, and what ends that: it says how to look into what is kept, and removes the rest.
 func (p *program) place(ctx context.Context, o options) (at place, clean func(), err error) {
 	clean = func() {}
 	if o.dir != "" {
 		if at.dir, err = filepath.Abs(o.dir); err == nil {
 			err = os.MkdirAll(at.dir, 0o755)
+		}
+		clean = func() {
+			if err == nil {
+				fmt.Fprintln(p.stderr, at.howToLook())
+			}
 		}
 	} else if at.dir, err = os.MkdirTemp("", "deja-transfers-"); err == nil {
 		clean = func() { _ = os.RemoveAll(at.dir) }
@@ -53,6 +60,7 @@ func (p *program) place(ctx context.Context, o options) (at place, clean func(),
 	at.log += sep + "prefix=" + run + "."
 	if err = at.make(ctx, p.getenv(storeVariable), run); err == nil {
 		fmt.Fprintf(p.stderr, "topics %s.*, databases %s_accounts and %s_ledger\n", run, run, run)
+		err = at.writeSettings()
 	}
 	return at, clean, err
 }
@@ -86,8 +94,11 @@ func (p *program) many(ctx context.Context, o options) error {
 func (m *many) run(ctx context.Context) (err error) {
 	defer func() {
 		for _, w := range []*worker{m.first, m.second} {
-			if w != nil {
-				err = errors.Join(err, w.kill())
+			if w == nil {
+				continue
+			}
+			if kerr := w.kill(); !errors.Is(kerr, os.ErrProcessDone) { // it may have ended by itself, which is told
+				err = errors.Join(err, kerr)
 			}
 		}
 	}()
@@ -214,9 +225,16 @@ func (m *many) progress(s said) {
 			m.died, m.decided = time.Time{}, 0
 		}
 	}
+	if s.Decisions > m.made {
+		m.made, m.moved = s.Decisions, time.Now()
+	}
 	if time.Since(m.shown) > time.Second {
 		m.shown = time.Now()
-		fmt.Fprintf(m.program.stderr, "%d of %d transfers were sent, %d decisions made\n", s.Sent, m.options.transfers, s.Decisions)
+		still := ""
+		if d := time.Since(m.moved); d > time.Second {
+			still = fmt.Sprintf(", none for %.0f s", d.Seconds())
+		}
+		fmt.Fprintf(m.program.stderr, "%d of %d orders sent, %d decisions made%s\n", s.Sent, m.options.transfers, s.Decisions, still)
 	}
 }
 
@@ -279,14 +297,14 @@ func (m *many) print(v *proof.Verdict) error {
 	if m.options.json {
 		return p.json(a)
 	}
-	fmt.Fprintf(p.stdout, `%8d transfers in %.2f s, %.0f a second
+	fmt.Fprintf(p.stdout, `%8d transfers in %.2f s, %.0f a second%s
 %8d completed
 %8d compensated
 %8d stuck
 money    %d before, %d after
 kills    %d%s
 receipts %d sent by %d calls, %d twice
-`, a.Transfers, took.Seconds(), a.PerSecond, a.Completed, a.Compensated, a.Stuck, a.MoneyBefore, a.MoneyAfter,
+`, a.Transfers, took.Seconds(), a.PerSecond, m.withKills(), a.Completed, a.Compensated, a.Stuck, a.MoneyBefore, a.MoneyAfter,
 		a.Kills, m.slowest(), a.EffectsPerformed, a.EffectCalls, a.EffectsDoubled)
 	if v.OK() {
 		fmt.Fprintln(p.stdout, "The journals, the states and the provider's file say the same, and it is as it should be.")
@@ -294,9 +312,21 @@ receipts %d sent by %d calls, %d twice
 	return nil
 }
 
+// withKills says that the time taken is not that of services left alone.
+func (m *many) withKills() string {
+	if m.killed == 0 {
+		return ""
+	}
+	return ", with the kills"
+}
+
 func (m *many) slowest() string {
 	if m.standstill == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", and something was decided again within %.2f s", m.standstill.Seconds())
+	whose := ""
+	if m.task.servers() {
+		whose = "after those of the accounts' worker "
+	}
+	return fmt.Sprintf(", and %ssomething was decided again within %.2f s", whose, m.standstill.Seconds())
 }
