@@ -161,51 +161,75 @@ func TestARunIsToldForPeopleAndItsFilesAreKept(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	t.Run("and looked into", func(t *testing.T) { lookInto(t, filepath.Join(dir, "transfers.db")) })
+	if !strings.Contains(r.stderr, "transfers accounts COMMAND --db "+filepath.Join(dir, "transfers.db")) {
+		t.Errorf("it does not say how to look into it:\n%s", r.stderr)
+	}
+	t.Run("and looked into", func(t *testing.T) {
+		l := looking{dir, func(string) func(string) string { return nowhere }, []string{"--db", filepath.Join(dir, "transfers.db")}}
+		l.look(t)
+	})
 	if r := transfers(t, nowhere, "--dir", dir); r.code != exitUsage || !strings.Contains(r.stderr, "directory of its own") {
 		t.Errorf("a second run in it: exit code %d\n%s", r.code, r.stderr)
 	}
 }
 
-// lookInto looks into a run's file with the programs of both services.
-func lookInto(t *testing.T, db string) {
-	t.Setenv(serviceVariable, "") // to be put back
-	for _, c := range []struct{ args, says string }{
-		{"accounts state transfer/t0000000", `"phase": "(finished|undone)"`},
-		{"ledger state posting/*", `"stage": ?"posted"`},
-		{"accounts verify --json", `"judged":1[0-9]{3},"not_judged":0`},
-		{"ledger verify --json", `"judged":[34][0-9],"not_judged":0`},
-		{"accounts lag", `0 +-`},
-	} {
-		r := transfers(t, nowhere, append(strings.Fields(c.args), "--db", db)...)
-		if r.code != 0 || !regexp.MustCompile(c.says).MatchString(r.stdout) {
-			t.Errorf("%s: exit code %d, want %s\n%.2000s%s", c.args, r.code, c.says, r.stdout, r.stderr)
+// looking is how the programs of both services look into what a run has left.
+type looking struct {
+	dir  string                           // of the run
+	env  func(string) func(string) string // of each service's program
+	args []string                         // for all
+}
+
+// run runs a service's program, the first of the words.
+func (l looking) run(t *testing.T, words ...string) result {
+	t.Helper()
+	return transfers(t, l.env(words[0]), append(words, l.args...)...)
+}
+
+// want runs a service's program, which must print all of what is wanted.
+func (l looking) want(t *testing.T, words []string, wanted ...string) {
+	t.Helper()
+	r := l.run(t, words...)
+	for _, want := range wanted {
+		if r.code != 0 || !regexp.MustCompile(want).MatchString(r.stdout+r.stderr) {
+			t.Errorf("%s: exit code %d, want %s\n%.4000s%s", words, r.code, want, r.stdout, r.stderr)
 		}
 	}
-	data, err := os.ReadFile(filepath.Join(filepath.Dir(db), "receipts.jsonl"))
+}
+
+// look looks into a run of which all transfers have ended.
+func (l looking) look(t *testing.T) {
+	t.Setenv(serviceVariable, "") // to be put back
+	data, err := os.ReadFile(filepath.Join(l.dir, receiptsFile))
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Setenv(receiptsVariable, filepath.Join(l.dir, receiptsFile))
 	var paid struct{ Key, Transfer string }
 	if err := json.Unmarshal(bytes.SplitN(data, []byte("\n"), 2)[0], &paid); err != nil {
 		t.Fatal(err)
 	}
-	// From the receipt, as the provider knows it, to the first command, by way of both services.
-	r := transfers(t, nowhere, "accounts", "trace", paid.Key, "--why", "--db", db)
-	for _, want := range []string{
-		"effect receipt.send " + paid.Key, `reply posting\.post +transfer/` + paid.Transfer + ` .*accounts\.inbox`,
-		`command posting\.post +posting/` + paid.Transfer + ` .*ledger\.inbox`, `command account\.withdraw .*accounts\.inbox`,
-		`command transfer\.start +transfer/` + paid.Transfer + ` `,
+	for _, c := range []struct{ args, says string }{
+		{"accounts state transfer/t0000000", `"phase": "(finished|undone)"`},
+		{"ledger state posting/*", `"stage": ?"posted"`},
+		{"accounts verify --procs 1,2 --json", `"equal":true.*"judged":[12][0-9]{3},"not_judged":0`},
+		{"ledger verify --procs 1,2 --json", `"equal":true.*"judged":[0-9]+,"not_judged":0`},
+		{"accounts lag", `0 +-`},
+		{"accounts sagas list --stuck", `^0 sagas stuck or late`},
+		{"accounts effects list", `^0 effects open`},
+		{"accounts sagas show transfer/" + paid.Transfer, `effect +receipt\.send, ` + paid.Key + ` → done`},
 	} {
-		if r.code != 0 || !regexp.MustCompile(want).MatchString(r.stdout) {
-			t.Errorf("trace of a receipt: exit code %d, want %s\n%s%s", r.code, want, r.stdout, r.stderr)
-		}
+		l.want(t, strings.Fields(c.args), c.says)
 	}
-	pin := transfers(t, nowhere, "accounts", "pin", "transfer/"+paid.Transfer, "--when", `state.phase == "finished"`, "--db", db)
-	if pin.code != 0 || !regexp.MustCompile(`reply posting\.post|posting\.post`).MatchString(pin.stdout) {
-		t.Errorf("pin of a transfer: exit code %d\n%s%s", pin.code, pin.stdout, pin.stderr)
-	}
-	if r := transfers(t, nowhere, "ledger", "state", "transfer/t0000000", "--db", db); r.code != exitUsage {
+	// From the receipt, as the provider knows it, to the first command, by way of both services.
+	l.want(t, []string{"accounts", "trace", paid.Key, "--why"},
+		"effect receipt.send "+paid.Key, `reply posting\.post +transfer/`+paid.Transfer+` .*accounts\.inbox`,
+		`command posting\.post +posting/`+paid.Transfer+` .*ledger\.inbox`, `command account\.withdraw .*accounts\.inbox`,
+		`command transfer\.start +transfer/`+paid.Transfer+` `)
+	l.want(t, []string{"ledger", "trace", "posting/" + paid.Transfer + "@1", "--impact"},
+		`command posting\.post .*ledger\.inbox`, `result receipt\.send +transfer/`+paid.Transfer+` .*accounts\.inbox`)
+	l.want(t, []string{"accounts", "pin", "transfer/" + paid.Transfer, "--when", `state.phase == "finished"`}, `FIRST-BAD +reply posting\.post `)
+	if r := l.run(t, "ledger", "state", "transfer/t0000000"); r.code != exitUsage {
 		t.Errorf("the ledger knows of transfers: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 }
@@ -241,18 +265,47 @@ func TestWrongUsage(t *testing.T) {
 	}
 }
 
-// On a Kafka cluster and two databases of a PostgreSQL a process of each service is killed.
+// On a Kafka cluster and two databases of a PostgreSQL a process of each service is killed. What that has left is looked
+// into with the settings that it leaves.
 func TestTransfersOnServers(t *testing.T) {
 	brokers, dsn := testenv.Kafka(t), testenv.Postgres(t)
+	dir := filepath.Join(t.TempDir(), "kept")
 	env := map[string]string{logVariable: "kafka://" + strings.Join(brokers, ","), storeVariable: dsn}
-	r := transfers(t, func(name string) string { return env[name] }, "--transfers", "200", "--kills", "3", "--json")
+	r := transfers(t, func(name string) string { return env[name] }, "--transfers", "200", "--kills", "3", "--json", "--dir", dir)
 	wantRight(t, r, 200, 3)
 	for _, victim := range []string{"the accounts' worker was killed", "the ledger's worker was killed"} {
 		if !strings.Contains(r.stderr, victim) {
 			t.Errorf("no word of it: %s\n%s", victim, r.stderr)
 		}
 	}
+	for _, settings := range []string{accounts.Name + ".env", "look into it"} {
+		if !strings.Contains(r.stderr, settings) {
+			t.Errorf("it does not say how to look into it:\n%s", r.stderr)
+		}
+	}
+	t.Run("and looked into", func(t *testing.T) {
+		l := looking{dir: dir, env: func(service string) func(string) string { return settings(t, dir, service) }}
+		l.look(t)
+		astray := looking{dir: dir, env: func(string) func(string) string { return settings(t, dir, accounts.Name) }}
+		if r := astray.run(t, "ledger", "sagas", "list"); r.code != exitUsage || !strings.Contains(r.stderr, "bound to accounts.inbox") {
+			t.Errorf("the ledger takes the accounts' store: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+		}
+	})
 	cleanUp(t, brokers, dsn, r.stderr)
+}
+
+// settings reads what a run on servers has left for a service's program.
+func settings(t *testing.T, dir, service string) func(string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, service+".env"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vars := map[string]string{}
+	for _, v := range regexp.MustCompile(`(?m)^export (\w+)='(.*)'$`).FindAllStringSubmatch(string(text), -1) {
+		vars[v[1]] = v[2]
+	}
+	return func(name string) string { return vars[name] }
 }
 
 // cleanUp removes what a run has made on servers.

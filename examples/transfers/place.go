@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -32,11 +34,39 @@ const (
 	ledgerVariable   = "DEJA_LEDGER_STORE"
 )
 
+// receiptsVariable names the provider's file to a service's program.
+const receiptsVariable = "DEJA_RECEIPTS"
+
 // receiptsFile is the name of the provider's file.
 const receiptsFile = "receipts.jsonl"
 
 func (p *place) file() string     { return filepath.Join(p.dir, "transfers.db") }
 func (p *place) receipts() string { return filepath.Join(p.dir, receiptsFile) }
+
+// settings is a file for a shell: with it a service's program finds what a run has left on servers.
+func (p *place) settings(service string) string { return filepath.Join(p.dir, service+".env") }
+
+// writeSettings writes a file of settings for each service. There are passwords in them.
+func (p *place) writeSettings() error {
+	for service, store := range map[string]string{accounts.Name: p.accounts, ledger.Name: p.ledger} {
+		text := ""
+		for _, v := range [][2]string{{logVariable, p.log}, {storeVariable, store}, {receiptsVariable, p.receipts()}} {
+			text += fmt.Sprintf("export %s='%s'\n", v[0], strings.ReplaceAll(v[1], "'", `'\''`))
+		}
+		if err := os.WriteFile(p.settings(service), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// howToLook says how to look into what a run has left.
+func (p *place) howToLook() string {
+	if p.servers() {
+		return fmt.Sprintf("to look into it: . %s, and then transfers accounts COMMAND; or the same with ledger", p.settings(accounts.Name))
+	}
+	return fmt.Sprintf("to look into it: transfers accounts COMMAND --db %s, or transfers ledger …", p.file())
+}
 
 // servers reports whether the run is on servers, with a process for each service.
 func (p *place) servers() bool { return p.log != "" }

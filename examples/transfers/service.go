@@ -35,7 +35,7 @@ func app(name string) (cli.App, bool) {
 // effects opens the provider's file: what DEJA_RECEIPTS names, or the one beside the database. It stays open as long as the
 // process runs.
 func effects(e *cli.Env) ([]deja.Performer, error) {
-	path := cmp.Or(os.Getenv("DEJA_RECEIPTS"), filepath.Join(filepath.Dir(e.DB()), receiptsFile))
+	path := cmp.Or(os.Getenv(receiptsVariable), filepath.Join(filepath.Dir(e.DB()), receiptsFile))
 	p, err := receipt.Open(path, receipt.Faults{})
 	if err != nil {
 		return nil, err
