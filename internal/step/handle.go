@@ -471,7 +471,7 @@ func (b *Batch) withdraw(r *wire.Record, h *held, instead deja.Decided) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	restored.changed = h.changed
+	restored.changed, restored.size = h.changed, h.size
 	*h = *restored
 	r.Decided, r.Version, r.Writes, b.changes = instead, h.row.Version, [32]byte{}, nil
 	return b.encoded(r), nil

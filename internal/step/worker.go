@@ -105,6 +105,7 @@ type held struct {
 	fields  fieldList
 	flat    bool // the fields are those of the row
 	changed bool
+	size    int // of the row, as far as it is counted
 }
 
 // New returns a worker. It does nothing before Takeover.
@@ -184,7 +185,7 @@ func (w *Worker) evict(more int, committed int64) {
 	maps.DeleteFunc(w.states, func(_ deja.Stream, h *held) bool { return h.row.N <= committed && !h.changed })
 	w.bytes = 0
 	for _, h := range w.states {
-		w.bytes += len(h.row.Data)
+		w.bytes += h.size
 	}
 }
 
@@ -241,9 +242,16 @@ func (w *Worker) load(ctx context.Context, streams map[deja.Stream]bool, committ
 		if w.states[s], err = w.hold(row); err != nil {
 			return err
 		}
-		w.bytes += len(row.Data)
+		w.count(w.states[s])
 	}
 	return nil
+}
+
+// count counts what a state's row takes by now.
+func (w *Worker) count(h *held) {
+	n := len(h.row.Data) + len(h.row.Open)
+	w.bytes += n - h.size
+	h.size = n
 }
 
 // hold decodes a row of the store.
@@ -263,6 +271,7 @@ func (w *Worker) changedStates() []driver.State {
 	rows := make([]driver.State, len(w.changed))
 	for i, h := range w.changed {
 		rows[i], h.changed = h.row, false
+		w.count(h)
 	}
 	w.changed = w.changed[:0]
 	return rows
