@@ -207,6 +207,9 @@ func (s *sim) checkPosts(ctx context.Context, entries []journal.Entry) {
 	for i := range entries {
 		if of := entries[i].Cause.Stream; of.Aggregate == "post" {
 			want[of.Key].take(&entries[i])
+			if e := &entries[i]; e.Cause.Kind != deja.KindCommand && e.Cause.Kind != deja.KindAct && e.Decided.Status == deja.Applied {
+				s.heard++
+			}
 		}
 	}
 	for _, key := range simKeys {

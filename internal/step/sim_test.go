@@ -43,10 +43,14 @@ func TestSimulation(t *testing.T) {
 	}
 	first := uint64(time.Now().UnixNano())
 	t.Logf("seeds %d to %d; repeat one with: go test ./internal/step -run TestSimulation -sim.seed=N", first, first+uint64(runs)-1)
+	heard := 0
 	for i := range runs {
-		if simulate(t, first+uint64(i)); t.Failed() {
+		if heard += simulate(t, first+uint64(i)); t.Failed() {
 			t.Fatalf("repeat with: go test ./internal/step -run TestSimulation -sim.seed=%d", first+uint64(i))
 		}
+	}
+	if runs >= 300 && heard == 0 { // hundreds are usual
+		t.Error("no post has heard of anything that it had asked for: what streams wait for was not tried")
 	}
 }
 
@@ -67,6 +71,7 @@ type sim struct {
 	keys    map[deja.ID]string // of the first message of an ID
 	mixed   map[deja.ID]bool   // IDs that came with several keys
 	posted  []deja.Envelope    // what came for the posts
+	heard   int                // how many answers they have heard
 	lost    bool               // the store went back unnoticed: it may not know that such an ID is known in another partition
 	told    map[deja.ID]told
 	quiet   bool // no more faults
@@ -99,14 +104,15 @@ type simWorker struct {
 	pending []step.Settlement
 }
 
-func simulate(t *testing.T, seed uint64) {
+// simulate runs one world, and returns how many answers the posts have heard in it.
+func simulate(t *testing.T, seed uint64) (heard int) {
 	s := &sim{
 		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1e9, 0).UTC(),
 		told: map[deja.ID]told{}, keys: map[deja.ID]string{}, mixed: map[deja.ID]bool{}, broken: true,
 	}
 	s.joint = s.rng.IntN(4) == 0
 	s.parts, s.folds = 1+s.rng.Int32N(3), s.rng.IntN(5) == 0
-	s.log = memory.NewLog(memory.LogConfig{Partitions: s.parts, Now: func() time.Time { s.now = s.now.Add(time.Millisecond); return s.now }, MaxRecord: 8192})
+	s.log = memory.NewLog(memory.LogConfig{Partitions: s.parts, Now: func() time.Time { s.now = s.now.Add(time.Millisecond); return s.now }, MaxRecord: 1 << 15})
 	options := []memory.StoreOption{memory.Nonces(s.nonce)}
 	if s.forgets = s.rng.IntN(2) == 0; s.forgets {
 		options = append(options, memory.Forgetful())
@@ -124,6 +130,7 @@ func simulate(t *testing.T, seed uint64) {
 	if p := s.rest(); p != nil {
 		s.check(p)
 	}
+	return s.heard
 }
 
 func (s *sim) nonce() (n [16]byte) {
@@ -195,7 +202,7 @@ func (s *sim) send() {
 	case n == 1:
 		env.Type, env.Payload = "till.nothing", []byte(`{}`)
 	case n == 2:
-		env.Type, env.Payload = "till.big", []byte(`{"Bytes":1500}`) // encoded: 9,000 bytes, too large
+		env.Type, env.Payload = "till.big", []byte(`{"Bytes":6000}`) // encoded: 36,000 bytes, too large
 	case n < 5:
 		env.Type, env.Payload = "till.take", fmt.Appendf(nil, `{"Amount":%d}`, amount)
 	default:
