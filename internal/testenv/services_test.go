@@ -67,16 +67,27 @@ func TestServicesRefuseWrongArguments(t *testing.T) {
 	}
 }
 
-// Before anything is started or made, for the variables may be meant and the servers be down.
-func TestServicesRefuseAddressesThatDoNotAnswer(t *testing.T) {
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+// nobody returns an address at which nobody listens until the test ends: it is taken, and no connection is accepted there.
+func nobody(t *testing.T) string {
+	t.Helper()
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil { // so nobody listens there now
+	t.Cleanup(func() { _ = syscall.Close(socket) })
+	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}
+	at, err := syscall.Getsockname(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(at.(*syscall.SockaddrInet4).Port))
+}
+
+// Before anything is started or made, for the variables may be meant and the servers be down.
+func TestServicesRefuseAddressesThatDoNotAnswer(t *testing.T) {
+	address := nobody(t)
 	for _, variable := range []string{
 		KafkaVariable + "=" + address,
 		PostgresVariable + "=postgres://deja:secret@" + address + "/deja",
