@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -19,8 +18,7 @@ import (
 
 // An excerpt of some keys is a history of its own, which verifies, with the states that the keys had.
 func TestAnExcerptIsAHistoryOfItsOwn(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := seedOf(t)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	broken := true
 	l := newLived(t, till.Service(till.Variant{Broken: func() bool { return broken }}))

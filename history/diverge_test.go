@@ -155,8 +155,7 @@ func sidesOf(d *Divergence) sides {
 
 // Of random histories, keys, first messages and what became of the states are what living all of it in one process gives.
 func TestDivergeIsWhatLivingBothGives(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := seedOf(t)
 	rng := rand.New(rand.NewPCG(seed, 5))
 	variants := []string{"max=0", "max=30", "max=50 off", "broken", "broken max=30 off"}
 	programs := map[string]string{}
@@ -240,8 +239,7 @@ func checkPartings(t *testing.T, d *Divergence) {
 
 // The build that decided differs from the record nowhere, from whatever point on it is lived.
 func TestTheSameBuildNeverDiffers(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := seedOf(t)
 	rng := rand.New(rand.NewPCG(seed, 6))
 	same := buildOf(t, "broken max=40 off")
 	l := mixed(t, rng, "broken max=40 off", 200)

@@ -62,8 +62,7 @@ func TestAnIndexWhoseBuilderIsKilledGoesOn(t *testing.T) {
 		}
 		t.Fatal(buildKilled(t.Context(), dir, func(cfg *Config) *builder { return newBuilder(cfg, sourceOf(t, db.Log(), nil)) }))
 	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := seedOf(t)
 	w := newIndexed(t, rand.New(rand.NewPCG(seed, 5)))
 	for range 4 {
 		w.lives(300)

@@ -78,8 +78,7 @@ func firstBad(t testing.TB, h *History, scope, when string) (*Step, Predicate) {
 // Three messages of ten thousand, found in a hundred tests or so.
 func TestAFaultOfThreeMessages(t *testing.T) {
 	messages := often(10_000, 2_000)
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := seedOf(t)
 	rng := rand.New(rand.NewPCG(seed, 5))
 	at := []int{rng.IntN(messages / 3), messages/3 + rng.IntN(messages/3), messages/3*2 + rng.IntN(messages/3-1)}
 	r := newRun(t, safes(7, 70, 700))

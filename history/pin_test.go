@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/till"
@@ -88,7 +87,7 @@ const owes = "state.balance < 0"
 
 // Over random histories: what is pinned, confirmed and left out agrees with plain arithmetic.
 func TestPinAgreesWithArithmetic(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
+	seed := seedOf(t)
 	seen := map[string]int{}
 	for run := range uint64(60) {
 		rng := rand.New(rand.NewPCG(seed+run, 0))

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/internal/till"
@@ -23,8 +22,7 @@ func put(key string, amount int, cause deja.ID) deja.Envelope {
 
 // In a random forest of causes, why is the path to the root, and impact the whole tree below.
 func TestTraceFollowsCausesBothWays(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := seedOf(t)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	l := newLived(t, till.Service(till.Variant{}))
 	outside := deja.DeriveID("elsewhere", "1")

@@ -52,7 +52,7 @@ func naiveTwins(all []teller) (found []string) {
 
 // Over random histories, the twins are those that a comparison of all with all finds.
 func TestTwinsAreThoseThatSayTheSame(t *testing.T) {
-	seed, found := uint64(time.Now().UnixNano()), 0
+	seed, found := seedOf(t), 0
 	for run := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed+run, 0))
 		l := newLived(t, till.Service(till.Variant{}))

@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	whatIfSeed  = flag.Uint64("whatif.seed", 0, "run the what-if properties with this one seed")
+	whatIfSeed  = flag.Uint64("whatif.seed", 0, "run the random tests with this one seed")
 	whatIfTimes = flag.Int("whatif.times", 1, "try so many times the worlds that the what-if properties try")
 )
 
@@ -421,6 +421,14 @@ func often(times, seldom int) int {
 		return seldom
 	}
 	return times
+}
+
+// seedOf returns the seed of a test, and says how to repeat it.
+func seedOf(t *testing.T) uint64 {
+	t.Helper()
+	seed := cmp.Or(*whatIfSeed, uint64(time.Now().UnixNano()))
+	t.Logf("repeat with: go test ./history -run '^%s$' -whatif.seed=%d", t.Name(), seed)
+	return seed
 }
 
 func whatIfSeeds(t *testing.T, runs int) []uint64 {

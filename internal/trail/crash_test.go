@@ -2,6 +2,7 @@ package trail
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -84,10 +85,7 @@ func (sizeOf) Sys() any           { return nil }
 
 // Wherever a machine goes down, what is on its disk is a trail that is right as far as it goes, once there was a first one.
 func TestARootIsWrittenLast(t *testing.T) {
-	first := seedFromEnv(t)
-	if first == 0 {
-		first = uint64(time.Now().UnixNano())
-	}
+	first := cmp.Or(seedFromEnv(t), uint64(time.Now().UnixNano()))
 	runs := uint64(30)
 	if testing.Short() {
 		runs = 3
@@ -141,7 +139,9 @@ func (p *past) checkCrashed(t *testing.T, left []byte) {
 
 // A file that has become mostly useless is written anew, and answers as before.
 func TestAFileIsRewritten(t *testing.T) {
-	p := newPast(uint64(time.Now().UnixNano()))
+	seed := cmp.Or(seedFromEnv(t), uint64(time.Now().UnixNano()))
+	t.Logf("repeat with: DEJA_SEED=%d go test ./internal/trail -run TestAFileIsRewritten", seed)
+	p := newPast(seed)
 	p.partitions = p.partitions[:1]
 	path := filepath.Join(t.TempDir(), "index")
 	tr, err := Create(path, "mine", 1)
