@@ -220,6 +220,7 @@ func (a *appender) run() {
 			continue
 		}
 		a.producer.next = follow(a.producer.next, count)
+		a.p.ends.reached(base + int64(count))
 		a.settle(parts, base)
 	}
 }

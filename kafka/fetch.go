@@ -270,8 +270,27 @@ func (p *partition) fetch(ctx context.Context, offset int64, epoch int32) answer
 }
 
 func (p *partition) fetchOnce(ctx context.Context, to leader, offset int64, epoch int32) (answer, error) {
+	line, err := p.log.lines.take()
+	if err != nil {
+		return answer{}, err
+	}
+	resp, err := line.Broker(int(to.broker)).Request(ctx, p.fetchRequest(to, offset, epoch, waitAtEnd))
+	p.log.lines.give(line, err != nil)
+	if err != nil {
+		return answer{}, err
+	}
+	got, err := p.answered(to, resp)
+	if err != nil {
+		return answer{}, p.at(offset, err)
+	}
+	return p.fetched(ctx, to, offset, got)
+}
+
+// fetchRequest asks for batches from an offset on, of the leader's epoch and behind one of another, and waits for some at the
+// end.
+func (p *partition) fetchRequest(to leader, offset int64, epoch int32, wait time.Duration) *kmsg.FetchRequest {
 	req := kmsg.NewPtrFetchRequest()
-	req.MaxWaitMillis = int32(waitAtEnd.Milliseconds())
+	req.MaxWaitMillis = int32(wait.Milliseconds())
 	req.MinBytes, req.MaxBytes = 1, fetchBytes
 	req.IsolationLevel = readCommitted
 	req.SessionEpoch = -1 // a request by itself
@@ -281,28 +300,23 @@ func (p *partition) fetchOnce(ctx context.Context, to leader, offset int64, epoc
 	named := kmsg.NewFetchRequestTopic()
 	named.TopicID, named.Partitions = p.topic.id, append(named.Partitions, part)
 	req.Topics = append(req.Topics, named)
+	return req
+}
 
-	line, err := p.log.lines.take()
-	if err != nil {
-		return answer{}, err
-	}
-	resp, err := line.Broker(int(to.broker)).Request(ctx, req)
-	p.log.lines.give(line, err != nil)
-	if err != nil {
-		return answer{}, err
-	}
+// answered returns what a leader has answered about the partition.
+func (p *partition) answered(to leader, resp kmsg.Response) (*kmsg.FetchResponseTopicPartition, error) {
 	fetched := resp.(*kmsg.FetchResponse)
 	if err := kerr.ErrorForCode(fetched.ErrorCode); err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	for i := range fetched.Topics {
 		for j := range fetched.Topics[i].Partitions {
 			if got := &fetched.Topics[i].Partitions[j]; fetched.Topics[i].TopicID == p.topic.id && got.Partition == p.n {
-				return p.fetched(ctx, to, offset, got)
+				return got, nil
 			}
 		}
 	}
-	return answer{}, p.at(offset, fmt.Errorf("broker %d answered about something else", to.broker))
+	return nil, fmt.Errorf("broker %d answered about something else", to.broker)
 }
 
 // fetched judges a partition's answer.
@@ -348,17 +362,85 @@ func (l *Log) Bounds(ctx context.Context, topic string, n int32) (first, end int
 	if err != nil {
 		return 0, 0, err
 	}
+	told := false
 	err = p.try(ctx, func(ctx context.Context, to leader) (err error) {
-		first, end, err = p.bounds(ctx, to)
+		if first, end, told, err = p.glance(ctx, to); err == nil && !told {
+			first, end, err = p.bounds(ctx, to)
+		}
 		return err
 	})
-	if err == nil {
-		err = l.check(ctx, p.topic) // offsets are asked for by the topic's name
+	if err == nil && !told {
+		err = l.check(ctx, p.topic) // offsets were asked for by the topic's name
 	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("bounds of %s:%d: %w", topic, n, err)
 	}
 	return first, end, nil
+}
+
+// ends is what is known of a partition's end, so that its bounds can be asked for by a fetch from there: one request, which
+// names the topic by its id, where asking for offsets takes three.
+//
+// A fetch may tell an end that lies before acknowledged records, until a new leader has heard from its replicas. One that is
+// asked for offsets tells none before that. So a fetch is believed once its leader has told offsets, in the same epoch, and
+// no connection was opened since: to a broker that has started again meanwhile there is a new one.
+type ends struct {
+	mu     sync.Mutex
+	last   int64 // the end as it was seen last; it is there or behind, unless records were lost
+	listed listed
+}
+
+// listed says which leader told offsets, and how many connections had been opened before.
+type listed struct {
+	by       leader
+	connects int64
+}
+
+// told notes the end that a leader has told.
+func (e *ends) told(end int64, by listed) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last, e.listed = end, by
+}
+
+// reached notes that the end is at an offset or behind it.
+func (e *ends) reached(end int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last = max(e.last, end)
+}
+
+// seen returns the end as it was seen last, and whether that leader has told offsets.
+func (e *ends) seen(by listed) (int64, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.last, e.listed == by && by.connects > 0 && by.by.epoch >= 0
+}
+
+// glance asks for the bounds by a fetch. It returns false if they must be asked for otherwise.
+func (p *partition) glance(ctx context.Context, to leader) (first, end int64, told bool, err error) {
+	now := listed{to, p.log.connects.Load()}
+	last, ok := p.ends.seen(now)
+	if !ok {
+		return 0, 0, false, nil
+	}
+	resp, err := p.log.client.Broker(int(to.broker)).Request(ctx, p.fetchRequest(to, last, -1, 0))
+	if err != nil {
+		return 0, 0, false, err
+	}
+	got, err := p.answered(to, resp)
+	switch {
+	case err != nil:
+		return 0, 0, false, err
+	case got.ErrorCode == kerr.OffsetOutOfRange.Code, p.log.connects.Load() != now.connects:
+		return 0, 0, false, nil
+	case got.ErrorCode != 0:
+		return 0, 0, false, kerr.ErrorForCode(got.ErrorCode)
+	case got.LogStartOffset < 0 || got.LastStableOffset < last:
+		return 0, 0, false, nil
+	}
+	p.ends.reached(got.LastStableOffset)
+	return got.LogStartOffset, got.LastStableOffset, true, nil
 }
 
 const (
@@ -368,10 +450,13 @@ const (
 )
 
 func (p *partition) bounds(ctx context.Context, to leader) (first, end int64, err error) {
+	now := listed{to, p.log.connects.Load()}
 	if first, err = p.listOffset(ctx, to, earliest); err != nil {
 		return 0, 0, err
 	}
-	end, err = p.listOffset(ctx, to, latest)
+	if end, err = p.listOffset(ctx, to, latest); err == nil {
+		p.ends.told(end, now)
+	}
 	return first, end, err
 }
 

@@ -63,6 +63,7 @@ type partition struct {
 
 	appender appender
 	streams  streams
+	ends     ends
 }
 
 // Topic returns a topic's identity: Cluster is the cluster's id, ID the topic's. The first call binds the name to them

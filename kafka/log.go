@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -37,6 +39,8 @@ type Log struct {
 	codec  kgo.Compressor
 	buffer sync.Pool // of *buffers, for batches on their way
 
+	connects connects // of client
+
 	done    context.Context //nolint:containedctx // ends with Close, and with it all that runs for the log
 	close   context.CancelFunc
 	running sync.WaitGroup
@@ -60,23 +64,21 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
-	client, err := cfg.client()
-	if err != nil {
-		return nil, fmt.Errorf("kafka: %w", err)
-	}
 	codec, err := compressor(cfg.Compression)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	l := &Log{
 		cfg:    cfg,
-		client: client,
-		admin:  kadm.NewClient(client),
 		codec:  codec,
 		asking: make(chan struct{}, 1),
 		topics: map[string]*topic{},
 		ended:  map[string]error{},
 	}
+	if l.client, err = cfg.client(kgo.WithHooks(&l.connects)); err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	l.admin = kadm.NewClient(l.client)
 	l.buffer.New = func() any { return new(buffers) }
 	l.lines.cfg = &l.cfg
 	l.done, l.close = context.WithCancel(context.Background())
@@ -86,6 +88,12 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	l.run(l.watch)
 	return l, nil
 }
+
+// connects counts the connections that were opened. One is counted before a request goes through it.
+type connects struct{ atomic.Int64 }
+
+// OnBrokerConnect is called by the library.
+func (c *connects) OnBrokerConnect(kgo.BrokerMetadata, time.Duration, net.Conn, error) { c.Add(1) }
 
 // connect asks who the cluster is, and whether it speaks what this package needs.
 func (l *Log) connect(ctx context.Context) error {
