@@ -136,7 +136,7 @@ func (t *tx) queueJournal(ctx context.Context, b *batch, r *records) error {
 	if r.adopted {
 		return nil
 	}
-	topic, err := t.db.findTopic(ctx, t.inner, t.lease.Journal.Name)
+	topic, err := t.db.findTopic(ctx, t.conn, t.lease.Journal.Name)
 	if err != nil {
 		return err
 	}

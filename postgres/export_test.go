@@ -230,7 +230,7 @@ func (db *DB) FreezeInCommit(
 	if advanced {
 		t.queueAdvance(&rest)
 	}
-	if _, err := send(ctx, t.inner, &rest); err != nil {
+	if _, err := send(ctx, t.conn, &rest); err != nil {
 		return nil, err
 	}
 	return func() error {

@@ -47,8 +47,9 @@ func (r *rows) lines(from int64) ([]line, error) {
 	return ls, nil
 }
 
-// writeLedger copies the new entries into the newest segment, and adds to b what replaces others. In the newest segment its
-// index refuses what is settled; those where the ledger has gone on since the caller looked are asked again.
+// writeLedger writes the new entries into the newest segment, and adds to b what replaces others; a few new ones too, which saves
+// a message to the server and back. In the newest segment its index refuses what is settled; those where the ledger has gone
+// on since the caller looked are asked again.
 func (t *tx) writeLedger(ctx context.Context, b *batch) error {
 	ls, err := t.rows.lines(t.step.from.Position)
 	if err != nil || len(ls) == 0 {
@@ -59,24 +60,32 @@ func (t *tx) writeLedger(ctx context.Context, b *batch) error {
 	if err != nil {
 		return err
 	}
-	var fresh copying
+	fresh := make([]driver.Entry, 0, len(ls))
 	replaced := map[int64][]driver.Entry{}
 	for i := range ls {
 		was, ok := settled[ls[i].Key]
 		switch {
 		case !ok:
-			fresh.add(&ls[i].Entry)
+			fresh = append(fresh, ls[i].Entry)
 		case was.Status == deja.Parked && was.Partition == ls[i].Partition:
 			replaced[was.segment] = append(replaced[was.segment], ls[i].Entry)
 		default:
 			return fmt.Errorf("key %s was %w, as %s", ls[i].Key, errSettled, was.Status)
 		}
 	}
+	if len(fresh) > copied {
+		err = t.copy(ctx, fresh)
+	} else if len(fresh) > 0 {
+		queueInsert(b, t.catalog.newest(), fresh)
+	}
 	for segment, es := range replaced {
 		queueReplace(b, segment, es)
 	}
-	return t.copy(ctx, &fresh)
+	return err
 }
+
+// copied is how many entries are inserted at most: more are copied, which costs the server less for each.
+const copied = 64
 
 // lookAgain returns what the ledger has of the lines that nobody has looked up as it is now.
 func (t *tx) lookAgain(ctx context.Context, ls []line) (map[deja.ID]found, error) {
@@ -100,36 +109,49 @@ func (t *tx) lookAgain(ctx context.Context, ls []line) (map[deja.ID]found, error
 		}
 		return some
 	}, func(e driver.Entry, segment int64) { settled[e.Key] = found{e, segment} })
-	_, err := send(ctx, t.inner, &b)
+	_, err := send(ctx, t.conn, &b)
 	return settled, err
 }
 
-// queueReplace adds the statement that replaces entries of parked messages where they are. All of them, or it fails.
-func queueReplace(b *batch, segment int64, es []driver.Entry) {
+// entryArrays returns entries as arrays, one for each of entryColumns.
+func entryArrays(es []driver.Entry) []any {
 	var (
 		keys       [][16]byte
 		hashes     [][]byte
 		partitions []int32
 		offs, ns   []int64
 		statuses   []int16
-		one        int64
 	)
 	for i := range es {
 		e := &es[i]
 		keys, hashes, partitions = append(keys, e.Key), append(hashes, e.Hash[:]), append(partitions, e.Partition)
 		offs, ns, statuses = append(offs, e.Offset), append(ns, e.N), append(statuses, int16(e.Status))
 	}
+	return []any{keys, hashes, partitions, offs, ns, statuses}
+}
+
+const unnestEntries = "unnest($1::uuid[], $2::bytea[], $3::int[], $4::bigint[], $5::bigint[], $6::smallint[])"
+
+// queueInsert adds the statement that inserts new entries into a segment.
+func queueInsert(b *batch, segment int64, es []driver.Entry) {
+	b.exec(fmt.Sprintf("INSERT INTO deja_ledger_%d ("+entryColumns+") SELECT * FROM "+unnestEntries, segment), entryArrays(es)...)
+}
+
+// queueReplace adds the statement that replaces entries of parked messages where they are. All of them, or it fails.
+func queueReplace(b *batch, segment int64, es []driver.Entry) {
+	var one int64
 	b.row([]any{&one}, fmt.Sprintf(`WITH changed AS (
 		UPDATE deja_ledger_%d l SET hash = u.hash, partition = u.partition, off = u.off, n = u.n, status = u.status
-		FROM unnest($1::uuid[], $2::bytea[], $3::int[], $4::bigint[], $5::bigint[], $6::smallint[]) AS u (key, hash, partition, off, n, status)
+		FROM `+unnestEntries+` AS u (`+entryColumns+`)
 		WHERE l.key = u.key AND l.partition = u.partition AND l.status = %d RETURNING 1
-	) SELECT 1 / (count(*) = $7)::int FROM changed`, segment, deja.Parked), keys, hashes, partitions, offs, ns, statuses, len(es))
+	) SELECT 1 / (count(*) = $7)::int FROM changed`, segment, deja.Parked), append(entryArrays(es), len(es))...)
 }
 
 // copy copies entries into the newest segment.
-func (t *tx) copy(ctx context.Context, c *copying) error {
-	if c.rows == 0 {
-		return nil
+func (t *tx) copy(ctx context.Context, es []driver.Entry) error {
+	var c copying
+	for i := range es {
+		c.add(&es[i])
 	}
 	sql := fmt.Sprintf("COPY deja_ledger_%d ("+entryColumns+") FROM STDIN (FORMAT binary)", t.catalog.newest())
 	tag, err := t.conn.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(c.finished()), sql)

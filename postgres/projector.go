@@ -88,7 +88,7 @@ func (p *projector) flush(ctx context.Context) error {
 	}
 	var b batch
 	p.queue(&b)
-	failed, err := send(ctx, p.tx.inner, &b)
+	failed, err := send(ctx, p.tx.conn, &b)
 	return p.explain(failed, err)
 }
 
@@ -125,7 +125,7 @@ func (p *projector) query(ctx context.Context, sql string, args []any) (rs []row
 		err = p.flush(ctx)
 	}
 	if err == nil {
-		err = each(ctx, p.tx.inner, func(r pgx.Rows) error {
+		err = each(ctx, p.tx.conn, func(r pgx.Rows) error {
 			row := row{types: r.Conn().TypeMap(), fields: r.FieldDescriptions()}
 			for _, v := range r.RawValues() {
 				if v != nil {
@@ -246,11 +246,17 @@ func Tx(of deja.Tx) (pgx.Tx, bool) {
 	if !ok || p.tx.check(context.Background()) != nil {
 		return nil, false
 	}
-	if err := p.flush(context.Background()); err != nil {
+	ctx := context.Background() // bounded by the session's statement_timeout
+	var inner pgx.Tx
+	err := p.flush(ctx)
+	if err == nil {
+		inner, err = p.tx.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: ";"}) // it has begun
+	}
+	if err != nil {
 		_ = p.tx.fail(err)
 		return nil, false
 	}
-	return coreTx{p.tx.inner}, true
+	return coreTx{inner}, true
 }
 
 // coreTx is the core transaction in the hands of a projection.

@@ -30,7 +30,6 @@ type tx struct {
 	ended    bool
 
 	conn    *pgxpool.Conn // nil until it is begun at the server
-	inner   pgx.Tx
 	catalog *catalog
 	pages   int64 // of the newest segment
 }
@@ -96,17 +95,11 @@ func (t *tx) Advance(ctx context.Context, from, to driver.Progress) error {
 	return nil
 }
 
-// marking begins a transaction at the server. It keeps the ledger's newest segment from being sealed until its end, and
-// marks the session for an Acquire that must end it.
-func (t *tx) marking() string {
-	return fmt.Sprintf("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; LOCK TABLE deja_segments IN ROW SHARE MODE;"+
-		"SELECT pg_advisory_xact_lock_shared(%d, %d)", t.db.locks, firstPartition+t.lease.Partition)
-}
-
 const selectBegun = `SELECT l.epoch = $2 AND l.nonce = $3 AND ` + inPlace + `, c.version, pg_relation_size(('deja_ledger_' || c.newest)::regclass) / 8192
 	FROM deja_leases l, deja_catalog c, deja_meta m WHERE l.partition = $1`
 
-// begin begins the transaction at the server, once.
+// begin begins the transaction at the server, once. Its locks keep the ledger's newest segment from being sealed until its end,
+// and mark the session for an Acquire that must end it; what is there is read behind them.
 func (t *tx) begin(ctx context.Context) (err error) {
 	if t.conn != nil {
 		return nil
@@ -114,15 +107,16 @@ func (t *tx) begin(ctx context.Context) (err error) {
 	if t.conn, err = t.db.pool.Acquire(ctx); err != nil {
 		return err
 	}
-	if t.inner, err = t.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: t.marking()}); err != nil {
-		return err
-	}
 	var (
+		b       batch
 		held    bool
 		version [16]byte
 	)
-	err = t.inner.QueryRow(ctx, selectBegun, holdingArgs(t.lease)...).Scan(&held, &version, &t.pages)
-	if err != nil {
+	b.exec("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+	b.exec("LOCK TABLE deja_segments IN ROW SHARE MODE")
+	b.exec("SELECT pg_advisory_xact_lock_shared($1, $2)", t.db.locks, firstPartition+t.lease.Partition)
+	b.row([]any{&held, &version, &t.pages}, selectBegun, holdingArgs(t.lease)...)
+	if _, err := send(ctx, t.conn, &b); err != nil {
 		return fencedIf(err)
 	}
 	if !held {
@@ -130,7 +124,7 @@ func (t *tx) begin(ctx context.Context) (err error) {
 	}
 	t.catalog = t.db.ledger.current()
 	if t.catalog == nil || t.catalog.version != version {
-		t.catalog, err = t.db.loadCatalog(ctx, t.inner)
+		t.catalog, err = t.db.loadCatalog(ctx, t.conn)
 	}
 	return err
 }
@@ -261,5 +255,5 @@ func (t *tx) end() {
 		_, _ = conn.Exec(ctx, "ROLLBACK") // after an error the pool closes the connection, which rolls back too
 	}
 	t.conn.Release()
-	t.conn, t.inner = nil, nil
+	t.conn = nil
 }
