@@ -32,11 +32,14 @@ const (
 	refuseEvery = 20
 	funds       = int64(1) << 40
 	alone       = 300 // transfers one after another, for the latency
+	few         = 8   // transfers under way at a time, for what small batches cost
+	ofFew       = 100 // transfers of each of them
 )
 
 const (
 	transfersLoad  = "transfers between two services, each with its database"
 	transfersAlone = "one transfer alone, from sent to ended"
+	transfersFew   = "8 transfers under way at a time, each begun when another has ended"
 )
 
 func transfers(ctx context.Context, b *bench) error {
@@ -173,6 +176,9 @@ func (b *bench) transfers(ctx context.Context, profile string) error {
 	if err := p.alone(ctx); err != nil {
 		return err
 	}
+	if err := p.few(ctx); err != nil {
+		return err
+	}
 	n := b.set.transfers
 	if profile != "" {
 		f, err := os.Create(profile)
@@ -204,7 +210,7 @@ func (b *bench) transfers(ctx context.Context, profile string) error {
 	if err := p.stop(); err != nil {
 		return err
 	}
-	done, err := p.check(ctx, n+alone)
+	done, err := p.check(ctx, n+alone+few*ofFew)
 	if sent := p.receipts.Load(); err == nil && sent != done {
 		err = fmt.Errorf("%d transfers are done, and %d receipts were sent", done, sent)
 	}
@@ -253,6 +259,38 @@ func (p *pair) alone(ctx context.Context) error {
 	p.b.add(transfersAlone+", p50", "ms", whole[len(whole)/2])
 	p.b.add(transfersAlone+", p99", "ms", whole[len(whole)*99/100])
 	return p.hops(ctx)
+}
+
+// few measures transfers a few at a time: batches are small then, and what each costs is not shared.
+func (p *pair) few(ctx context.Context) error {
+	before, err := cpuSeconds()
+	if err != nil {
+		return err
+	}
+	var all sync.WaitGroup
+	errs := make([]error, few)
+	began := time.Now()
+	for i := range few {
+		all.Go(func() {
+			for j := 0; j < ofFew && errs[i] == nil; j++ {
+				r := transferOf(i*ofFew + j + 2_000_000_000)
+				r.Until = deja.AtEnd()
+				_, errs[i] = p.bank.Client().Do(ctx, r)
+			}
+		})
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	took := time.Since(began).Seconds()
+	after, err := cpuSeconds()
+	if err != nil {
+		return err
+	}
+	p.b.add(transfersFew, "transfers/s", few*ofFew/took)
+	p.b.add(transfersFew+": CPU of the two services", "µs/transfer", (after-before)/(few*ofFew)*1e6)
+	return nil
 }
 
 // hops measures the times between the messages of a transfer, by the log's clock.
