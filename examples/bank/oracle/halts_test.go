@@ -57,6 +57,11 @@ func (s *servers) remove(t *testing.T, topic string) {
 	defer adm.Close()
 	_, err := adm.DeleteTopic(t.Context(), s.prefix+topic)
 	must(t, err)
+	await(t, "the brokers know that it is gone", func() bool {
+		topics, err := adm.ListTopics(t.Context(), s.prefix+topic)
+		must(t, err)
+		return !topics.Has(s.prefix + topic)
+	})
 }
 
 // recreate deletes a topic and makes it again, as the program does.
