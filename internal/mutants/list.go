@@ -259,7 +259,7 @@ var list = []Mutant{
 		Rule:    "An apply function that panics leaves the state as it was.",
 		Package: "./internal/step",
 		Run:     "^TestAFoldThatPanicsLeavesTheStateAlone$",
-		Edits: []Edit{{"internal/step/handle.go", `	restored.changed = h.changed
+		Edits: []Edit{{"internal/step/handle.go", `	restored.changed, restored.size = h.changed, h.size
 	*h = *restored
 `, `	_ = restored
 `}},
