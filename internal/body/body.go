@@ -42,10 +42,10 @@ func Size(contentType string, payload []byte) int {
 	}
 	n := len(payload)
 	for i, c := range payload {
-		switch {
-		case c == '<' || c == '>' || c == '&':
+		switch c {
+		case '<', '>', '&':
 			n += len(`\u003c`) - 1
-		case c == 0xa8 || c == 0xa9: // the last byte of U+2028 or U+2029
+		case 0xa8, 0xa9: // the last byte of U+2028 or U+2029
 			if i >= 2 && payload[i-2] == 0xe2 && payload[i-1] == 0x80 {
 				n += len(`\u2028`) - 3
 			}
