@@ -208,13 +208,16 @@ type watcher struct {
 	seen []*wire.Record // decisions with such events; guarded by the tail's lock
 }
 
-// maxSeen bounds what a watcher is told: more than the decisions between the reading's begin and the command's own.
+// maxSeen bounds what a watcher is told before it looks.
 const maxSeen = 1000
 
 // see tells the watcher of a decision. The tail's lock is held.
 func (w *watcher) see(r *wire.Record) {
-	if reached(r, w.types) == nil || len(w.seen) >= maxSeen {
+	if reached(r, w.types) == nil {
 		return
+	}
+	if len(w.seen) == maxSeen { // the oldest are those before the command
+		w.seen = w.seen[1:]
 	}
 	w.seen = append(w.seen, r)
 	select {
