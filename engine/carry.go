@@ -19,8 +19,12 @@ import (
 // other services. So a service need not know who asks it, or who hears of it.
 //
 // There is a cursor for each partition of a journal and each inbox: one that takes nothing stops nobody else. The log keeps
-// them; each is set now and then, and never ahead of what the inbox has acknowledged.
-const cursorEvery = 250 * time.Millisecond
+// them; each is set now and then, and never ahead of what the inbox has acknowledged. One that rests is set again, as logs
+// forget cursors that were not set for days.
+const (
+	cursorEvery = 250 * time.Millisecond
+	cursorAgain = time.Hour
+)
 
 // limit returns how large a message to another service's aggregate may be; 0 if that is not known.
 func (e *Engine) limit(aggregate string) int {
@@ -32,17 +36,20 @@ func (e *Engine) limit(aggregate string) int {
 // learnLimits asks for the limits of the inboxes that messages are sent to.
 func (e *Engine) learnLimits(ctx context.Context) {
 	for _, s := range e.talks.Targets {
-		t, err := e.log.Topic(ctx, wire.Inbox(s))
-		if err != nil {
-			continue // its router says so
+		if t, err := e.log.Topic(ctx, wire.Inbox(s)); err == nil { // else its router says so, and learns it later
+			e.learned(s, t)
 		}
-		e.mu.Lock()
-		if e.limits == nil {
-			e.limits = map[string]int{}
-		}
-		e.limits[s] = t.MaxRecord
-		e.mu.Unlock()
 	}
+}
+
+// learned notes the limit of a service's inbox.
+func (e *Engine) learned(service string, inbox driver.Topic) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.limits == nil {
+		e.limits = map[string]int{}
+	}
+	e.limits[service] = inbox.MaxRecord
 }
 
 // carrying is a route at work: it appends to an inbox, and keeps the cursor.
@@ -56,6 +63,10 @@ type carrying struct {
 
 	at, set int64     // what the cursor is to be, and what it is
 	when    time.Time // it was set
+
+	routes string    // names the cursor that says since when there are these routes; empty if there is none
+	begun  int64     // what that is
+	again  time.Time // it was set
 }
 
 // newCarrying returns a route from a partition of a journal, with its cursor.
@@ -66,11 +77,13 @@ func (e *Engine) newCarrying(ctx context.Context, from string, partition int32, 
 		cursors: e.log.(driver.Cursors),
 		reader:  route.Reader(e.machine.Name(), to),
 		source:  deja.Position{Topic: wire.Journal(from), Partition: partition},
+		when:    time.Now(),
 	}
 	var err error
 	if c.inbox, err = e.log.Topic(ctx, wire.Inbox(to)); err != nil {
 		return nil, fmt.Errorf("inbox of %s: %w", to, err)
 	}
+	e.learned(to, c.inbox)
 	if c.at, err = c.cursors.Cursor(ctx, c.reader, c.source.Topic, partition); err != nil {
 		return nil, err
 	}
@@ -85,12 +98,13 @@ func (c *carrying) since(ctx context.Context, n int64) error {
 	if c.route.To != c.e.machine.Name() || c.e.talks.Routes == "" {
 		return nil
 	}
-	reader := c.e.machine.Name() + ".routes." + c.e.talks.Routes
-	begun, err := c.cursors.Cursor(ctx, reader, c.source.Topic, c.source.Partition)
+	c.routes = c.e.machine.Name() + ".routes." + c.e.talks.Routes
+	begun, err := c.cursors.Cursor(ctx, c.routes, c.source.Topic, c.source.Partition)
 	if err == nil && begun == 0 {
 		begun = n + 1
-		err = c.cursors.SetCursor(ctx, reader, c.source.Topic, c.source.Partition, begun)
+		err = c.cursors.SetCursor(ctx, c.routes, c.source.Topic, c.source.Partition, begun)
 	}
+	c.begun, c.again = begun, time.Now()
 	c.route.Since = begun - 1
 	return err
 }
@@ -118,20 +132,25 @@ func (c *carrying) carry(ctx context.Context, recs []*wire.Record, at int64) err
 
 // note sets the cursor, if it is time to or must be.
 func (c *carrying) note(ctx context.Context, now bool) error {
-	if c.at == c.set || !now && time.Since(c.when) < cursorEvery {
+	rested := time.Since(c.when)
+	if c.at == c.set && rested < cursorAgain || !now && rested < cursorEvery {
 		return nil
 	}
 	if err := c.cursors.SetCursor(ctx, c.reader, c.source.Topic, c.source.Partition, c.at); err != nil {
 		return err
 	}
 	c.set, c.when = c.at, time.Now()
-	return nil
+	if c.routes == "" || time.Since(c.again) < cursorAgain {
+		return nil
+	}
+	c.again = c.when
+	return c.cursors.SetCursor(ctx, c.routes, c.source.Topic, c.source.Partition, c.begun)
 }
 
-// waiting bounds a wait for more, so that a cursor which is behind is set while nothing comes.
+// waiting bounds a wait for more, so that a cursor which is behind, or rests, is set while nothing comes.
 func (c *carrying) waiting(ctx context.Context) (context.Context, context.CancelFunc) {
 	if c.at == c.set {
-		return context.WithCancel(ctx)
+		return context.WithTimeout(ctx, cursorAgain)
 	}
 	return context.WithTimeout(ctx, cursorEvery)
 }

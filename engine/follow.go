@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/journal"
@@ -79,10 +80,15 @@ func (f *follower) mark(ctx context.Context) (driver.Logged, error) {
 		latest = 0
 	}
 	last, err := journal.Find(ctx, e.log, e.machine.Name(), f.p.number, f.at, latest)
-	if err != nil {
-		return driver.Logged{}, err
+	switch {
+	case err == nil:
+		return last.After(), nil
+	case errors.Is(err, journal.ErrGap): // perhaps retention has taken it, and not what comes next
+		if first, err := journal.Begin(ctx, e.log, e.machine.Name(), f.p.number); err == nil && first.N == f.at {
+			return first, nil
+		}
 	}
-	return last.After(), nil
+	return driver.Logged{}, err
 }
 
 // news returns a channel that is closed when the worker has committed or released something.

@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dejalog/deja"
@@ -346,6 +349,122 @@ func TestWhatIsSentIsAnsweredHoweverLargeItIs(t *testing.T) {
 			w.hears("last", "", "yes: applied")
 		})
 	}
+}
+
+// lateTopic is a log one of whose topics is not there yet, and takes smaller records than the others.
+type lateTopic struct {
+	*memory.Log
+	topic string
+	limit int
+	there *atomic.Bool
+}
+
+func (l lateTopic) Topic(ctx context.Context, name string) (driver.Topic, error) {
+	t, err := l.Log.Topic(ctx, name)
+	if name == l.topic {
+		if t.MaxRecord = l.limit; !l.there.Load() {
+			return driver.Topic{}, driver.ErrNotFound
+		}
+	}
+	return t, err
+}
+
+// A peer may come later than those who send to it: what its inbox takes is known then.
+func TestTheLimitOfAPeerThatComesLaterIsHeeded(t *testing.T) {
+	t.Parallel()
+	var there, broken atomic.Bool
+	log := lateTopic{memory.NewLog(memory.LogConfig{}), "office.inbox", 64 << 10, &there}
+	n := runNode(t, engine.Config{Service: desk(nil), Log: log, Store: memory.NewStore(), Peers: map[string]string{"file": "office"}})
+	must(t, n.Client(), deja.Request{Key: "a", Command: ask{"yes"}})
+	until(t, "the peer is missed", func() bool { return len(healthOf(t, n.Engine).Faults) > 0 })
+	there.Store(true)
+	runNode(t, engine.Config{Service: office(&broken, nil), Log: log, Store: memory.NewStore()})
+	until(t, "it is answered", func() bool { return len(state[folder](t, n.Client(), "folder", "a").Heard) == 1 })
+	_, err := n.Client().Do(timeout(t), deja.Request{Key: "b", Command: ask{strings.Repeat("x", 64<<10)}})
+	if !errors.Is(err, &deja.Rejection{Code: deja.CodeTooLarge}) {
+		t.Errorf("what does not fit into the peer's inbox: %v", err)
+	}
+}
+
+// Retention has taken all that was carried, and no more.
+func TestARouteGoesOnWhereRetentionHasComeTo(t *testing.T) {
+	t.Parallel()
+	var closed, broken atomic.Bool
+	log := memory.NewLog(memory.LogConfig{})
+	cfg := engine.Config{
+		Service: desk(nil), Log: closedTopic{log, "office.inbox", &closed}, Store: memory.NewStore(), Peers: map[string]string{"file": "office"},
+	}
+	n := runNode(t, cfg)
+	must(t, n.Client(), deja.Request{Key: "a", Command: ask{"one"}})
+	until(t, "the first is carried", func() bool {
+		at, err := log.Cursor(t.Context(), "desk.route.office", "desk.journal", 0)
+		return err == nil && at == 1
+	})
+	closed.Store(true)
+	must(t, n.Client(), deja.Request{Key: "a", Command: ask{"two"}})
+	must(t, n.Client(), deja.Request{Key: "a", Command: ask{"three"}})
+	n.end()
+	for _, rec := range topicRecords(t, log, "desk.journal") {
+		if r, err := wire.NewDecoder("desk").Record(0, rec.Value); err != nil {
+			t.Fatal(err)
+		} else if r.N == 2 {
+			log.Trim("desk.journal", 0, rec.Offset)
+		}
+	}
+	closed.Store(false)
+	n = runNode(t, cfg)
+	runNode(t, engine.Config{Service: office(&broken, nil), Log: log, Store: memory.NewStore()})
+	until(t, "all are answered", func() bool { return len(state[folder](t, n.Client(), "folder", "a").Heard) == 3 })
+}
+
+// setCursors is a log that counts how often each cursor is set.
+type setCursors struct {
+	*memory.Log
+	mu    sync.Mutex
+	count map[string]int
+}
+
+func (l *setCursors) SetCursor(ctx context.Context, reader, topic string, partition int32, offset int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.count[reader+" in "+topic]++
+	return l.Log.SetCursor(ctx, reader, topic, partition, offset)
+}
+
+func (l *setCursors) counts() map[string]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.count)
+}
+
+// Brokers forget a cursor that was not set for a week, and a service may have nothing to carry for as long. An hour goes by
+// at once here.
+func TestACursorThatRestsIsSetAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		log := &setCursors{Log: memory.NewLog(memory.LogConfig{}), count: map[string]int{}}
+		reacts := deja.React(func(given) string { return "log" }, func(_ folder, d *deja.Decision, e given) error {
+			d.Record(heard{e.Size})
+			return nil
+		})
+		d := runNode(t, engine.Config{Service: desk(nil, reacts), Log: log, Store: memory.NewStore(), Peers: map[string]string{"file": "office"}})
+		runNode(t, engine.Config{Service: office(&broken, nil), Log: log, Store: memory.NewStore()})
+		must(t, d.Client(), deja.Request{Key: "a", Command: ask{"yes"}})
+		until(t, "it is answered", func() bool { return len(state[folder](t, d.Client(), "folder", "a").Heard) == 1 })
+		time.Sleep(time.Minute)
+		before := log.counts()
+		time.Sleep(time.Hour)
+		after := log.counts()
+		if len(before) != 3 {
+			t.Errorf("the cursors are %v, want those of two routes, and since when there is the reaction", before)
+		}
+		for name, n := range before {
+			if after[name] == n {
+				t.Errorf("the cursor of %s was not set again", name)
+			}
+		}
+	})
 }
 
 // closedTopic is a log one of whose topics takes nothing.
