@@ -150,11 +150,14 @@ func (w *talk) hears(key, tenant string, want ...string) {
 }
 
 // parkedFile returns the message that the file of a key is parked at.
-func (w *talk) parkedFile(key string) (id deja.ID) {
+func (w *talk) parkedFile(key string) deja.ID { return w.parked("office", key) }
+
+// parked returns the message that a key of a service is parked at.
+func (w *talk) parked(service, key string) (id deja.ID) {
 	w.t.Helper()
-	dec := wire.NewDecoder("office")
+	dec := wire.NewDecoder(service)
 	until(w.t, "it is parked", func() bool {
-		for _, rec := range topicRecords(w.t, w.log, "office.journal") {
+		for _, rec := range topicRecords(w.t, w.log, service+".journal") {
 			r, err := dec.Record(rec.Partition, rec.Value)
 			if err != nil {
 				w.t.Fatal(err)
@@ -465,6 +468,35 @@ func TestACursorThatRestsIsSetAgain(t *testing.T) {
 			}
 		}
 	})
+}
+
+type stamp struct{}
+
+func (stamp) CommandType() string { return "file.stamp" }
+
+// A build that is rolled back knows nothing of a command that the newer one has sent. Its reply is not lost: were it dead, the
+// folder would wait for it for ever.
+func TestAReplyThatABuildDoesNotKnowWaitsForOneThatDoes(t *testing.T) {
+	t.Parallel()
+	w := newTalk(t, nil, nil)
+	w.office.end()
+	w.ask("a", "", "yes")
+	until(t, "it is sent", func() bool { return len(topicRecords(t, w.log, "office.inbox")) == 1 })
+	w.desk.end()
+	w.desk = w.run(&deja.Service{Name: "desk", Aggregates: []deja.AnyAggregate{deja.NewAggregate("folder",
+		deja.OnReply(func(folder, *deja.Decision, deja.Reply[stamp]) error { return nil }),
+		deja.Forget[folder, hint](),
+		deja.Apply(func(f *folder, e heard) { f.Heard = append(f.Heard, e.Code) }),
+	)}})
+	runNode(t, engine.Config{Service: office(&w.broken, nil), Log: w.log, Store: memory.NewStore()})
+	until(t, "the reply has come", func() bool { return len(outcomes(t, w.log, "desk", deja.KindReply)) == 1 })
+	w.desk.end()
+	w.desk = w.run(desk(nil))
+	if err := w.desk.Retry(timeout(t), engine.Act{Stream: deja.Stream{Aggregate: "folder", Key: "a"}, Message: w.parked("desk", "a")}); err != nil {
+		t.Fatal(err)
+	}
+	w.hears("a", "", "yes: applied")
+	wantOutcomes(t, w.log, "desk", deja.KindReply, "parked deja.unknown-type", "applied")
 }
 
 // closedTopic is a log one of whose topics takes nothing.

@@ -294,6 +294,8 @@ func (b *Batch) decide(m Message, h *held, covers int64) error {
 		r.Decided = deja.Decided{Status: deja.Parked, Reason: *killed(m.killed)}
 	case why != nil:
 		r.Decided = deja.Decided{Status: deja.Ignored, Reason: *why}
+	case m.unheard != nil:
+		r.Decided = deja.Decided{Status: deja.Parked, Reason: *m.unheard}
 	default:
 		r.Decided = *b.w.cfg.Machine.Decide(h.state, m.Env, m.payload, r.Time)
 	}

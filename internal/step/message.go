@@ -25,6 +25,7 @@ type Message struct {
 
 	payload any             // decoded; a deja.Act of an act
 	dead    *deja.Rejection // why it can never be handled
+	unheard *deja.Rejection // why this build cannot handle what its stream waits for: another one can, or could
 	killed  int64           // how many processes died of it
 }
 
@@ -95,11 +96,26 @@ func (p *Preparer) Decode(m Message) Message {
 	} else {
 		m.payload, err = p.machine.Decode(m.Env)
 	}
-	var dead *deja.Rejection
-	if errors.As(err, &dead) {
-		m.dead = dead
+	var why *deja.Rejection
+	if errors.As(err, &why) {
+		if p.awaited(m.Env) {
+			m.unheard = why
+		} else {
+			m.dead = why
+		}
 	}
 	return m
+}
+
+// awaited reports whether a message is one that a stream of the service may wait for.
+func (p *Preparer) awaited(env *deja.Envelope) bool {
+	switch env.Kind {
+	case deja.KindReply, deja.KindTimer, deja.KindResult:
+		_, err := p.machine.NewState(env.Stream)
+		return err == nil
+	default:
+		return false
+	}
 }
 
 // malformed stands in for a record that is no message for this partition: it has an identity of its own, given by its position.
