@@ -42,7 +42,8 @@ type Config struct {
 	Effects []deja.Performer
 
 	// Peers says which services own the aggregates of other services that this one sends commands to or hears events of, by
-	// aggregate. They run on the same log.
+	// aggregate. They run on the same log. An aggregate stays with its service: one that it is given to later would be sent
+	// all commands that were ever sent to it.
 	Peers map[string]string
 
 	// Consume says which foreign topics are read into the inbox.
