@@ -292,7 +292,7 @@ func (r *run) compareLedger(ctx context.Context, at *where, p *past) error {
 
 // rebuilt waits until a store has handled all.
 func (s *side) rebuilt(ctx context.Context, db *postgres.DB) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, quiescence)
 	defer cancel()
 	for ctx.Err() == nil {
 		ls, err := db.Store().Leases(ctx)
@@ -306,7 +306,7 @@ func (s *side) rebuilt(ctx context.Context, db *postgres.DB) error {
 		}
 		sleep(ctx, 100*time.Millisecond)
 	}
-	return errors.New("it is not there after a minute")
+	return fmt.Errorf("it is not there after %s", quiescence)
 }
 
 // tables returns a hash of the projection's rows.

@@ -171,7 +171,7 @@ func (h *hand) signal(s syscall.Signal) {
 }
 
 // patience is how long a process may take to end in good order.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // end ends the process with a signal, and waits until it is gone. One that does not hear is killed.
 func (h *hand) end(s syscall.Signal) {

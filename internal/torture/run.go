@@ -35,14 +35,14 @@ type options struct {
 }
 
 const (
-	prefix     = "run."           // of the topics' names
-	banks      = 3                // workers of the bank
-	ledgers    = 2                // workers of the ledger
-	senders    = 4                // that do not wait for outcomes
-	doers      = 12               // that do
-	remitters  = 30               // of remittances, half of whom wait for the end
-	quiescence = 60 * time.Second // within which all is handled once the faults have stopped
-	lookEvery  = 3 * time.Second  // at a snapshot
+	prefix     = "run."          // of the topics' names
+	banks      = 3               // workers of the bank
+	ledgers    = 2               // workers of the ledger
+	senders    = 4               // that do not wait for outcomes
+	doers      = 12              // that do
+	remitters  = 30              // of remittances, half of whom wait for the end
+	quiescence = 5 * time.Minute // within which all is handled once the faults have stopped, on a machine that is busy
+	lookEvery  = 3 * time.Second // at a snapshot
 )
 
 // run is one run.
@@ -255,7 +255,7 @@ func (r *run) look(ctx context.Context) {
 }
 
 func (r *run) lookOnce(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for _, s := range r.sides {
 		wrong, err := s.snapshot(ctx)
