@@ -149,6 +149,8 @@ func (r *resolving) of(e *Env, out *engine.Resolution) error {
 	case r.refused != "":
 		out.Rejection = deja.NewRejection(r.refused)
 		out.Rejection.Detail = r.detail
+	case !r.done: // an empty code is no reason, and above all not the opposite of one
+		return Usagef("--refused: want a code, such as post.address; --done says that it was performed")
 	case r.detail != "":
 		return Usagef("--detail goes with --refused")
 	case r.answer != "" && r.named == "":
