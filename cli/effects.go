@@ -21,6 +21,7 @@ func (e *Env) effectsCommand() *cobra.Command {
 An effect is tried with one key until its result is known, or its provider may have forgotten the key. Then it is unknown: the
 provider is asked what became of it or, where it cannot be asked, a person says it.`,
 		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(e.effectsListCommand(), e.effectsResolveCommand())
 	return cmd

@@ -25,6 +25,7 @@ func (e *Env) sagasCommand() *cobra.Command {
 A saga is stuck when it says so itself, as where a compensation was refused, and late when it takes longer than its service
 states. What is done by hand is a message like any other: it is recorded with who did it and why.`,
 		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
 		e.sagasListCommand(), e.sagasShowCommand(), e.sagasCompensateCommand(),
