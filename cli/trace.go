@@ -29,7 +29,8 @@ func (e *Env) traceCommand() *cobra.Command {
 the same log that it exchanges messages with. An effect, an event, a timer or a sent command is followed from the message whose
 decision it comes from. Where the journal of another service is not on this log, as beside an archive, --with names an archive of it.
 
-With --why or --impact only the one or the other is answered. --dot writes a graph for Graphviz: trace … --dot | dot -Tsvg.`,
+With --why or --impact only the one or the other is answered. Journals are read from an hour before the message on, with --why up to
+an hour after it, and from the beginning where causes are not found there. --dot writes a graph for Graphviz: trace … --dot | dot -Tsvg.`,
 		Example: e.examples("trace 0190163d", "trace "+e.exampleKey("576")+"@17 --why --json", "trace 0190163d --dot"),
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return e.trace(cmd.Context(), args[0], t) },
@@ -127,7 +128,9 @@ func (e *Env) trace(ctx context.Context, text string, t tracing) (err error) {
 	a := traceAnswer{Why: []tracedLink{}, Impact: []tracedLink{}, Complete: true}
 	s, err := h.Step(ctx, at)
 	if id, perr := deja.ParseID(text); errors.Is(err, replay.ErrNotFound) && perr == nil {
-		if s, a.Of, err = h.Emitted(ctx, id); err == nil {
+		tell, end := e.Progress("reading the journal")
+		s, a.Of, err = h.Emitted(ctx, id, func(_ string, done, total int64) { tell(done, total) })
+		if end(); err == nil {
 			a.Of += " " + id.String()
 		}
 	}
@@ -135,7 +138,7 @@ func (e *Env) trace(ctx context.Context, text string, t tracing) (err error) {
 		return err
 	}
 	a.ID = s.ID
-	why, impact, err := e.linksOf(ctx, h, s, others)
+	why, impact, err := e.linksOf(ctx, h, s, t, others)
 	if err != nil {
 		return err
 	}
@@ -169,7 +172,7 @@ func (e *Env) trace(ctx context.Context, text string, t tracing) (err error) {
 }
 
 // linksOf returns a message's causes, and what it caused: by the index where no other service can be met.
-func (e *Env) linksOf(ctx context.Context, h *history.History, s *history.Step, others map[string]driver.Log) (why, impact iter.Seq2[history.Link, error], err error) {
+func (e *Env) linksOf(ctx context.Context, h *history.History, s *history.Step, t tracing, others map[string]driver.Log) (why, impact iter.Seq2[history.Link, error], err error) {
 	talks, err := h.Talks(ctx, s)
 	if err != nil {
 		return nil, nil, err
@@ -179,6 +182,7 @@ func (e *Env) linksOf(ctx context.Context, h *history.History, s *history.Step, 
 	}
 	tell, end := e.Progress("reading journals")
 	beyond := history.Beyond{
+		Why: !t.impact, Impact: !t.why,
 		Services: slices.AppendSeq(slices.Collect(maps.Values(e.app.Peers)), maps.Keys(others)), Logs: others,
 		Progress: func(_ string, done, total int64) { tell(done, total) },
 	}

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -44,6 +45,60 @@ func Begin(ctx context.Context, log driver.Log, service string, partition int32)
 		at.Offset = recs[0].Offset + 1
 	}
 	return driver.Logged{Offset: end}, nil
+}
+
+// Since returns a mark such that all decisions of a partition that were made at a time or later, and few others, come after
+// it: what [Begin] gives, if no more than near records would be saved. A reader from there may meet copies of records that
+// were appended again, and fail with [ErrGap] or [ErrForked] where one from the beginning does not.
+//
+// The times of a life's decisions never fall, so it is looked for by halves; and is in the newest life, or at the beginning.
+func Since(ctx context.Context, log driver.Log, service string, partition int32, t time.Time, near int64) (driver.Logged, error) {
+	begin, err := Begin(ctx, log, service, partition)
+	if err != nil || t.IsZero() {
+		return begin, err
+	}
+	at := deja.Position{Topic: wire.Journal(service), Partition: partition}
+	_, end, err := log.Bounds(ctx, at.Topic, partition)
+	if err != nil || end-begin.Offset <= near {
+		return begin, err
+	}
+	dec := wire.NewDecoder(service)
+	read := func(offset int64) (*wire.Record, int64, error) {
+		at.Offset = offset
+		recs, err := log.Fetch(ctx, at, 1)
+		if err != nil {
+			return nil, 0, fmt.Errorf("read %s: %w", at, err)
+		}
+		r, err := dec.Record(partition, recs[0].Value)
+		if err != nil {
+			return nil, 0, fmt.Errorf("journal record at %s: %w: %w", at, ErrUnreadable, err)
+		}
+		return r, recs[0].Offset, nil
+	}
+	last, _, err := read(end - 1)
+	if err != nil {
+		return begin, err
+	}
+	before, after := begin.Offset-1, end // the offset of a record that was made before, and one from which on all were not
+	for after-before > max(near, 1) {
+		r, offset, err := read(before + (after-before)/2)
+		if err != nil {
+			return begin, err
+		}
+		if r.Time.Before(t) {
+			before = offset
+		} else {
+			after = min(offset, after-1)
+		}
+	}
+	if before < begin.Offset {
+		return begin, nil
+	}
+	mark, err := MarkAt(ctx, log, service, partition, before+1)
+	if err == nil && mark.Incarnation != last.Incarnation {
+		return begin, nil
+	}
+	return mark, err
 }
 
 // FindChain returns decision n of a partition, the one with a hash: of records of one number, which several lives may have
