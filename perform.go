@@ -88,6 +88,9 @@ func (p *Performer) Valid() bool { return p.do != nil && !p.missing }
 // Window returns how long after the decision an effect may be tried.
 func (p *Performer) Window() time.Duration { return p.window }
 
+// Deadline returns how long one try may take.
+func (p *Performer) Deadline() time.Duration { return p.deadline }
+
 // Concurrency returns how many effects are performed at a time.
 func (p *Performer) Concurrency() int { return p.concurrency }
 

@@ -440,26 +440,13 @@ func (p *partition) try(ctx context.Context, pf *performer, e *wire.Effect) (dej
 		<-pf.slots
 		return nil, errTooLate
 	}
-	type answer struct {
-		cmd deja.Command
-		err error
-	}
 	came := make(chan answer, 1)
 	go func() {
 		a := answer{err: errNoReturn}
 		defer func() { <-pf.slots; came <- a }()
 		a.cmd, a.err = call(ctx, p.e.machine.Codec(), e.ID, e.Payload)
 	}()
-	var a answer
-	select {
-	case a = <-came:
-	case <-ctx.Done(): // a function that does not heed it is left alone, and has its slot until it returns
-		select {
-		case a = <-came:
-		case <-time.After(leaving):
-			a.err = ctx.Err()
-		}
-	}
+	a := p.await(ctx, pf, e, came)
 	var refused *deja.Rejection
 	switch {
 	case a.err == nil || errors.As(a.err, &refused):
@@ -468,6 +455,34 @@ func (p *partition) try(ctx context.Context, pf *performer, e *wire.Effect) (dej
 		pf.breaker.passed()
 	}
 	return a.cmd, a.err
+}
+
+// answer is what a provider's function returned.
+type answer struct {
+	cmd deja.Command
+	err error
+}
+
+// await waits until a provider's function has returned. One that does not heed its context is shown when its deadline has
+// passed, and left alone when ctx has ended: it has its slot until it returns.
+func (p *partition) await(ctx context.Context, pf *performer, e *wire.Effect, came <-chan answer) answer {
+	overdue := time.NewTimer(pf.Deadline() + leaving)
+	defer overdue.Stop()
+	for {
+		select {
+		case a := <-came:
+			return a
+		case <-overdue.C:
+			p.e.faults.set("effect "+e.Type, fmt.Errorf("a call under the key %s goes on beyond its deadline: its function does not heed its context", e.ID))
+		case <-ctx.Done():
+			select {
+			case a := <-came:
+				return a
+			case <-time.After(leaving):
+				return answer{err: ctx.Err()}
+			}
+		}
+	}
 }
 
 // unknown notes, and tells, that a person must say what became of an effect, unless it has a result meanwhile.

@@ -478,6 +478,20 @@ func TestAnEngineStopsThoughAProviderIsStillCalled(t *testing.T) {
 	}
 }
 
+// Its place is taken, and those behind it wait: somebody must hear of it.
+func TestACallThatDoesNotEndIsShown(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t)
+	free := make(chan struct{})
+	c.card.do = func(context.Context, string, int) error { <-free; return nil }
+	n := c.run(deja.Performing[charge]{Concurrency: 1, Deadline: time.Millisecond})
+	c.pay(n, 2)
+	until(t, "health says so", func() bool { return !healthOf(t, n.Engine).OK() })
+	close(free)
+	c.all(n, 2, "paid once")
+	until(t, "all is well", func() bool { return healthOf(t, n.Engine).OK() })
+}
+
 // unmarshalled is an answer that cannot be written down.
 type unmarshalled struct{}
 
