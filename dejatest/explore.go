@@ -34,9 +34,10 @@ func (w *World) Explore(invariant func(w *World) error) {
 }
 
 // ExploreWith runs the world's scenario again and again, each time departing from the usual course in other ways, and ends
-// the test if one run ends with the invariant broken; or, where that is not so in the usual course, with a message that
-// failed, with a saga that waits for nothing and has not ended, or with one that has ended more than once. A run is over
-// when nothing can happen any more, however much time goes by: timers fire, also those that usually are cancelled before.
+// the test if one run ends with the invariant broken; with a message that failed or a saga that has ended more than once,
+// where the world has none yet; or with a saga that waits for nothing and has not ended, where the usual course has none.
+// A run is over when nothing can happen any more, however much time goes by: timers fire, also those that usually are
+// cancelled before.
 //
 // A step is what one of these does with one message: a partition of a service that handles it, a route, the timers of a
 // partition, the effects of a service, the clock or the client. Usually they go in a fixed order, and time goes by when
@@ -56,6 +57,10 @@ func (w *World) ExploreWith(x Exploration) {
 	x.Runs, x.Departures = cmp.Or(x.Runs, 1000), cmp.Or(x.Departures, 3)
 	x.Random, x.Seed = max(cmp.Or(x.Random, 200), 0), cmp.Or(x.Seed, *seedFlag, rand.Uint64())
 	s := &search{w: w, x: x, known: map[[32]byte]bool{}, most: 10_000}
+	var err error
+	if s.world, err = w.course.unrest(); err != nil {
+		w.t.Fatalf("%v", err)
+	}
 	if *scenarioFlag != "" {
 		s.repeat(*scenarioFlag)
 		return
@@ -86,6 +91,7 @@ type search struct {
 	w     *World
 	x     Exploration
 	known map[[32]byte]bool // histories
+	world unrest            // of the world as it is, before time has gone by
 	base  *unrest           // of the usual course
 	most  int               // steps of a run: many times the usual
 
@@ -125,13 +131,13 @@ func (s *search) judge(o *outing) error {
 	if s.base == nil {
 		s.base = &u
 	}
-	if len(s.base.parked) == 0 && len(u.parked) > 0 {
+	if len(s.world.parked) == 0 && len(u.parked) > 0 {
 		return fmt.Errorf("messages of %s have failed", strings.Join(u.parked, ", "))
 	}
 	if len(s.base.idle) == 0 && len(u.idle) > 0 {
 		return fmt.Errorf("%s: not ended, and waiting for nothing", strings.Join(u.idle, ", "))
 	}
-	if len(s.base.ended) == 0 && len(u.ended) > 0 {
+	if len(s.world.ended) == 0 && len(u.ended) > 0 {
 		return fmt.Errorf("more than one end: %s", strings.Join(u.ended, ", "))
 	}
 	if s.x.Invariant == nil {

@@ -292,6 +292,36 @@ func TestExploreFindsWhatNoInvariantNeedsToSay(t *testing.T) {
 	}
 }
 
+// What goes wrong once time goes by, in the usual course already, is no part of the scenario.
+func TestExploreFindsATimeOutThatIsNotCancelled(t *testing.T) {
+	for name, c := range map[string]struct {
+		late func(d *deja.Decision) error
+		text string
+	}{
+		"and fails":           {func(*deja.Decision) error { return errors.New("sold already") }, "messages of basket/b, basket/c, basket/d have failed"},
+		"and ends what ended": {func(d *deja.Decision) error { d.Record(Sold{}); return nil }, "more than one end: basket/b (basket.sold, basket.sold)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantFinding(t, func(tb *recorder) {
+				w := dejatest.NewWorld(tb, &deja.Service{Name: "shop", Aggregates: []deja.AnyAggregate{deja.NewAggregate("basket",
+					deja.Handle(func(_ Basket, d *deja.Decision, _ Buy) error {
+						d.Record(Sold{})
+						d.Schedule("patience", d.Time().Add(time.Minute), Tire{})
+						return nil
+					}),
+					deja.Handle(func(_ Basket, d *deja.Decision, _ Tire) error { return c.late(d) }),
+					deja.Apply(func(b *Basket, _ Sold) { b.Sold++ }),
+					deja.Ends[Basket, Sold](),
+				)}})
+				for _, key := range []string{"b", "c", "d"} {
+					w.Must(deja.Request{Key: key, Command: Buy{}})
+				}
+				w.Explore(nil)
+			}, c.text, "scenario=usual", `"patience" of basket/b fires`)
+		})
+	}
+}
+
 func TestExplorationsFail(t *testing.T) {
 	for name, c := range map[string]struct {
 		test func(tb *recorder)
