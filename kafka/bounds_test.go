@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -54,6 +55,34 @@ func TestBoundsTakeOneRequest(t *testing.T) {
 	}
 }
 
+// Who may not read a topic may be told its bounds all the same.
+func TestBoundsWithoutReading(t *testing.T) {
+	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
+	must(t, err)
+	t.Cleanup(fake.Close)
+	fake.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		return fetched(req, kmsg.FetchResponseTopicPartition{ErrorCode: kerr.TopicAuthorizationFailed.Code}), nil, true
+	})
+	l := open(t, kafka.Config{Brokers: fake.ListenAddrs()})
+	for i := range int64(5) {
+		if first, end, err := l.Bounds(t.Context(), "t", 0); err != nil || first != 0 || end != i {
+			t.Fatalf("the bounds are %d and %d (%v), want 0 and %d", first, end, err, i)
+		}
+		_, err := l.Append(t.Context(), "t", numbered(0, 0, 1))
+		must(t, err)
+	}
+}
+
+// fetched makes an answer to a fetch from one partition.
+func fetched(req kmsg.Request, p kmsg.FetchResponseTopicPartition) kmsg.Response {
+	topic := kmsg.NewFetchResponseTopic()
+	topic.TopicID, topic.Partitions = req.(*kmsg.FetchRequest).Topics[0].TopicID, append(topic.Partitions, p)
+	resp := req.ResponseKind().(*kmsg.FetchResponse)
+	resp.Topics = append(resp.Topics, topic)
+	return resp
+}
+
 // A broker that has started again, or a new leader, may not know yet how far its records are acknowledged, which shows in what
 // is fetched from it. Who asks it for offsets is told to wait.
 func TestBoundsOfAStartingLeader(t *testing.T) {
@@ -84,13 +113,9 @@ func TestBoundsOfAStartingLeader(t *testing.T) {
 				if moved && fake.CurrentNode() == leader {
 					return nil, nil, false // it says that it is the leader no more
 				}
-				resp := req.ResponseKind().(*kmsg.FetchResponse)
-				rt, rp := kmsg.NewFetchResponseTopic(), kmsg.NewFetchResponseTopicPartition()
-				rt.TopicID = req.(*kmsg.FetchRequest).Topics[0].TopicID
-				rp.HighWatermark, rp.LastStableOffset, rp.LogStartOffset = end, end, 0
-				rt.Partitions = append(rt.Partitions, rp)
-				resp.Topics = append(resp.Topics, rt)
-				return resp, nil, true
+				p := kmsg.NewFetchResponseTopicPartition()
+				p.HighWatermark, p.LastStableOffset, p.LogStartOffset = end, end, 0
+				return fetched(req, p), nil, true
 			})
 			if _, got, err := l.Bounds(t.Context(), "t", 0); err != nil || got != end+2 {
 				t.Errorf("the end is %d (%v), want %d: two more were acknowledged", got, err, end+2)

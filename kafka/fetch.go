@@ -330,6 +330,7 @@ func (p *partition) fetched(ctx context.Context, to leader, offset int64, got *k
 		return answer{}, p.at(offset, fmt.Errorf("%w: what was read before is gone from offset %d on",
 			driver.ErrBeyondEnd, got.DivergingEpoch.EndOffset))
 	}
+	p.ends.reached(got.LastStableOffset)
 	a := answer{raw: got.RecordBatches}
 	for _, t := range got.AbortedTransactions {
 		a.aborted = append(a.aborted, aborted{t.ProducerID, t.FirstOffset})
@@ -424,18 +425,21 @@ func (p *partition) glance(ctx context.Context, to leader) (first, end int64, to
 	if !ok {
 		return 0, 0, false, nil
 	}
-	resp, err := p.log.client.Broker(int(to.broker)).Request(ctx, p.fetchRequest(to, last, -1, 0))
+	req := p.fetchRequest(to, last, -1, 0)
+	req.MaxBytes = 1 // one batch, if there are some
+	resp, err := p.log.client.Broker(int(to.broker)).Request(ctx, req)
 	if err != nil {
 		return 0, 0, false, err
 	}
 	got, err := p.answered(to, resp)
+	if err == nil {
+		err = kerr.ErrorForCode(got.ErrorCode)
+	}
 	switch {
-	case err != nil:
+	case err != nil && retriable(err) && !errors.Is(err, kerr.OffsetOutOfRange):
 		return 0, 0, false, err
-	case got.ErrorCode == kerr.OffsetOutOfRange.Code, p.log.connects.Load() != now.connects:
-		return 0, 0, false, nil
-	case got.ErrorCode != 0:
-		return 0, 0, false, kerr.ErrorForCode(got.ErrorCode)
+	case err != nil, p.log.connects.Load() != now.connects:
+		return 0, 0, false, nil //nolint:nilerr // who may not read a topic may be told its offsets
 	case got.LogStartOffset < 0 || got.LastStableOffset < last:
 		return 0, 0, false, nil
 	}
