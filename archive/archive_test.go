@@ -16,13 +16,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/archive"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/journal"
 	"github.com/dejalog/deja/internal/memory"
+	"github.com/dejalog/deja/internal/testenv"
 	"github.com/dejalog/deja/internal/wire"
 )
 
@@ -31,7 +30,7 @@ var (
 	seed   = flag.Uint64("seed", 0, "repeat the random test with this seed")
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 const service = "shop"
 

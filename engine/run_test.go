@@ -11,20 +11,19 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/internal/fault"
 	"github.com/dejalog/deja/internal/memory"
 	"github.com/dejalog/deja/internal/remit"
+	"github.com/dejalog/deja/internal/testenv"
 	"github.com/dejalog/deja/internal/till"
 	"github.com/dejalog/deja/sqlite"
 )
 
 func TestMain(m *testing.M) {
 	engine.KeepFewEffects()
-	goleak.VerifyTestMain(m)
+	testenv.Main(m)
 }
 
 // A commit whose answer is an error may have happened. Whoever waits must be told what it did, and only that.

@@ -10,7 +10,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -19,7 +18,7 @@ import (
 	"github.com/dejalog/deja/kafka"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // limit bounds what has to happen; most of it does within milliseconds.
 const limit = time.Minute

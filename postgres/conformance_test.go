@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/drivertest"
@@ -13,7 +12,7 @@ import (
 	"github.com/dejalog/deja/postgres"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // newSchema returns a name that is in nobody's use, and removes the schema with the test.
 func newSchema(t testing.TB) string {

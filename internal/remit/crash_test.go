@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
@@ -30,7 +29,7 @@ import (
 	"github.com/dejalog/deja/sqlite"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // The crash matrix: a remittance is made once for each point that it passes, and the process that is there dies: at each
 // message of it, at each call of the core transaction and of what carries messages on, before it took effect and after. Another

@@ -16,14 +16,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/cli"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/internal/canon"
 	"github.com/dejalog/deja/internal/relive"
 	"github.com/dejalog/deja/internal/talk"
+	"github.com/dejalog/deja/internal/testenv"
 	"github.com/dejalog/deja/internal/till"
 	"github.com/dejalog/deja/internal/wire"
 )
@@ -36,7 +35,7 @@ func TestMain(m *testing.M) {
 		worker(how)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	testenv.Main(m)
 }
 
 // worker is a worker that behaves well or badly.

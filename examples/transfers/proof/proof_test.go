@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/driver"
 	"github.com/dejalog/deja/engine"
@@ -25,9 +23,10 @@ import (
 	"github.com/dejalog/deja/examples/transfers/receipt"
 	"github.com/dejalog/deja/examples/transfers/transfer"
 	"github.com/dejalog/deja/internal/memory"
+	"github.com/dejalog/deja/internal/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 const partitions = 2
 

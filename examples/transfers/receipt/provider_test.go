@@ -11,12 +11,11 @@ import (
 	"sync"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/dejalog/deja/examples/transfers/receipt"
+	"github.com/dejalog/deja/internal/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 func open(t *testing.T, path string, f receipt.Faults) *receipt.Provider {
 	t.Helper()
