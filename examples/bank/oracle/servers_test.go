@@ -288,8 +288,8 @@ func (s *sender) trickle(ctx context.Context, rows []berka.Transaction, rng *ran
 	tick := time.NewTicker(over / pieces)
 	defer tick.Stop()
 	least := 1
-	for from, size := 0, 0; from < len(rows); from += size {
-		size = max(least, (len(rows)-from)/pieces)
+	for from := 0; from < len(rows); {
+		size := max(least, (len(rows)-from)/pieces)
 		if err := s.send(ctx, rows[from:min(from+size, len(rows))]); err != nil {
 			return err
 		}
@@ -299,6 +299,7 @@ func (s *sender) trickle(ctx context.Context, rows []berka.Transaction, rng *ran
 				return err
 			}
 		}
+		from += size
 		select {
 		case <-tick.C:
 		case <-hurry:
