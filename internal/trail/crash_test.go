@@ -139,6 +139,9 @@ func (p *past) checkCrashed(t *testing.T, left []byte) {
 
 // A file that has become mostly useless is written anew, and answers as before.
 func TestAFileIsRewritten(t *testing.T) {
+	if testing.Short() {
+		t.Skip("only a file of some size is rewritten, and it is written by one goroutine")
+	}
 	seed := cmp.Or(seedFromEnv(t), uint64(time.Now().UnixNano()))
 	t.Logf("repeat with: DEJA_SEED=%d go test ./internal/trail -run TestAFileIsRewritten", seed)
 	p := newPast(seed)
