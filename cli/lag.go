@@ -111,16 +111,11 @@ func (e *Env) lags(ctx context.Context, db *Database) ([]lagAnswer, error) {
 
 // age returns for how many seconds the first message from a position on has been in the log.
 func (db *Database) age(ctx context.Context, from deja.Position) (float64, error) {
-	fetch, cancel := context.WithTimeout(ctx, time.Second) // it would wait where a log ends with records that are none
-	defer cancel()
-	recs, err := db.Log.Fetch(fetch, from, 1)
-	switch {
-	case err == nil:
-		return max(time.Since(recs[0].Time).Seconds(), 0), nil
-	case ctx.Err() == nil && fetch.Err() != nil:
-		return 0, nil
+	recs, err := db.Log.Fetch(ctx, from, 1)
+	if err != nil {
+		return 0, err
 	}
-	return 0, err
+	return max(time.Since(recs[0].Time).Seconds(), 0), nil
 }
 
 // joint reports whether log and store are one database, in which what is decided is logged.

@@ -92,8 +92,8 @@ type Log interface {
 	// answer, to 16 MiB at most but for a single larger record.
 	Fetch(ctx context.Context, from deja.Position, max int) ([]Record, error)
 
-	// Bounds returns the offset of the first record still there and the offset after the last, or above it where a gap
-	// follows; equal when empty.
+	// Bounds returns the offset of the first record still there, or one before it with nothing in between, and the offset
+	// right after the last; equal when empty.
 	Bounds(ctx context.Context, topic string, partition int32) (first, end int64, err error)
 
 	// Close releases what the log holds. Other calls then fail.

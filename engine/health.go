@@ -238,7 +238,7 @@ func (s *status) tries() bool {
 
 // age returns how long the message at a position has been waiting, if it can be read at once.
 func (p *partition) age(ctx context.Context, at deja.Position) (time.Duration, bool) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second) // it would wait where a log ends with records that are none
+	ctx, cancel := context.WithTimeout(ctx, time.Second) // health is told soon
 	defer cancel()
 	recs, err := p.e.log.Fetch(ctx, at, 1)
 	if err != nil {

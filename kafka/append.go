@@ -325,6 +325,9 @@ func (a *appender) send(b *buffers, parts []part, count int) (base int64, err er
 			}
 			base, err = p.produce(ctx, to, records)
 		}
+		if end := base + int64(count); err == nil {
+			p.ends.bare(end, end, to)
+		}
 		a.note(err)
 		return err
 	})

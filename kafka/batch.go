@@ -175,6 +175,13 @@ func header(raw []byte) (length int, end int64, complete bool) {
 // leaderEpoch returns the epoch of the leader that took a batch.
 func leaderEpoch(raw []byte) int32 { return int32(binary.BigEndian.Uint32(raw[atEpoch:])) }
 
+// transactional tells whether a batch belongs to a transaction, or is the marker of one, and of which producer.
+func transactional(raw []byte) (producer, base int64, txn, control bool) {
+	be := binary.BigEndian
+	attrs := be.Uint16(raw[atAttrs:])
+	return int64(be.Uint64(raw[atProducer:])), int64(be.Uint64(raw)), attrs&(attrTxn|attrControl) != 0, attrs&attrControl != 0
+}
+
 // openBatch opens a complete batch. Control batches, and those that skip wants to, have no records left.
 func openBatch(p *partition, raw []byte, skip func(producer int64, base int64, control, aborts bool) bool) (batch, error) {
 	be := binary.BigEndian
@@ -194,10 +201,8 @@ func openBatch(p *partition, raw []byte, skip func(producer int64, base int64, c
 			return b, p.at(b.base, fmt.Errorf("decompress a record batch: %w", err))
 		}
 	}
-	if attrs&(attrTxn|attrControl) != 0 {
-		if skip(int64(be.Uint64(raw[atProducer:])), b.base, attrs&attrControl != 0, aborts(body)) {
-			return b, nil
-		}
+	if producer, base, txn, control := transactional(raw); txn && skip(producer, base, control, aborts(body)) {
+		return b, nil
 	}
 	b.body, b.left = body, int(int32(be.Uint32(raw[atCount:])))
 	if attrs&attrLogTime != 0 {

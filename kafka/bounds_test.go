@@ -1,14 +1,19 @@
 package kafka_test
 
 import (
+	"context"
 	"errors"
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/dejalog/deja"
 	"github.com/dejalog/deja/kafka"
 )
 
@@ -108,10 +113,14 @@ func TestBoundsOfAStartingLeader(t *testing.T) {
 			must(t, start(fake, conns))
 			moved := fake.LeaderFor("t", 0) != leader
 			settled(t, l, "beside", offsets) // there are connections again
+			before := offsets.Load()
 			fake.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
 				fake.KeepControl()
 				if moved && fake.CurrentNode() == leader {
 					return nil, nil, false // it says that it is the leader no more
+				}
+				if offsets.Load() > before {
+					return nil, nil, false // who tells offsets knows
 				}
 				p := kmsg.NewFetchResponseTopicPartition()
 				p.HighWatermark, p.LastStableOffset, p.LogStartOffset = end, end, 0
@@ -122,4 +131,69 @@ func TestBoundsOfAStartingLeader(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The end is right behind the last record that Fetch gives, whatever transactions leave behind it.
+func TestBoundsEndBehindTheLastRecord(t *testing.T) {
+	appends, reads := open(t, kafka.Config{}), open(t, kafka.Config{})
+	topic := topicOf(t, appends, kafka.TopicConfig{})
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cl := library(t, kgo.TransactionalID(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	var behind int64 // the offset behind the last record
+	given := 0
+	check := func(l *kafka.Log) {
+		t.Helper()
+		for end := int64(-1); end != behind; { // a transaction's end comes to be known a moment later
+			first, now, err := l.Bounds(ctx, topic, 0)
+			must(t, err)
+			if end = now; first != 0 || end > behind {
+				t.Fatalf("the bounds are %d and %d, the last record is at %d", first, end, behind-1)
+			}
+		}
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("the seed is %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for range 60 {
+		switch n := 1 + rng.IntN(3); rng.IntN(3) {
+		case 0:
+			ps, err := appends.Append(ctx, topic, numbered(0, 0, n))
+			must(t, err)
+			behind, given = ps[n-1].Offset+1, given+n
+		default:
+			end := kgo.TransactionEndTry(rng.IntN(2) == 0)
+			must(t, cl.BeginTransaction())
+			for range n {
+				r := &kgo.Record{Topic: topic, Value: []byte("x")}
+				must(t, cl.ProduceSync(ctx, r).FirstErr())
+				if end == kgo.TryCommit {
+					behind, given = r.Offset+1, given+1
+				}
+			}
+			must(t, cl.EndTransaction(ctx, end))
+		}
+		switch rng.IntN(5) {
+		case 0:
+			check(open(t, kafka.Config{}))
+		case 1:
+			check(reads)
+			if n := len(readAll(t, reads, topic, 0)); n != given {
+				t.Fatalf("there are %d records, %d were given", given, n)
+			}
+			check(reads)
+		case 2:
+			check(appends)
+		case 3: // it has read what is there from the midst of nothing on
+			l := open(t, kafka.Config{})
+			soon, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+			rs, err := l.Fetch(soon, deja.Position{Topic: topic, Offset: behind + 1}, 1)
+			cancel()
+			if err == nil {
+				t.Fatalf("there is a record at %d", rs[0].Offset)
+			}
+			check(l)
+		}
+	}
+	check(open(t, kafka.Config{}))
 }

@@ -1,9 +1,11 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -53,12 +55,12 @@ func (ss *streams) take(p *partition, offset int64) *stream {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	for i, s := range ss.idle {
-		if s.next == offset {
+		if s.bare <= offset && offset <= s.next {
 			ss.idle = slices.Delete(ss.idle, i, i+1)
 			return s
 		}
 	}
-	return &stream{p: p, next: offset, asked: offset, epoch: -1}
+	return &stream{p: p, bare: offset, next: offset, asked: offset, epoch: -1}
 }
 
 // give takes a stream back, unless it failed.
@@ -93,9 +95,12 @@ func (ss *streams) tidy() {
 // A stream reads a partition on from an offset, one answer ahead. One call uses it at a time.
 type stream struct {
 	p     *partition
-	next  int64 // the offset to give next
-	asked int64 // the offset to ask for next
-	epoch int32 // of the leader that took the batch before asked; -1: not known
+	next  int64  // the offset to give next
+	bare  int64  // from here to next there is no record
+	gave  bool   // there is one before that
+	asked int64  // the offset to ask for next
+	epoch int32  // of the leader that took the batch before asked; -1: not known
+	by    leader // who answered last
 	used  time.Time
 
 	open    batch
@@ -107,6 +112,7 @@ type stream struct {
 
 // An answer is what a request brought: batches, perhaps none.
 type answer struct {
+	by      leader
 	raw     []byte
 	aborted []aborted
 	err     error
@@ -119,6 +125,9 @@ type aborted struct{ producer, first int64 }
 func (s *stream) read(ctx context.Context, limit int) ([]driver.Record, error) {
 	for {
 		rs, err := s.given(limit)
+		if s.gave {
+			s.p.ends.bare(s.bare, s.next, s.by)
+		}
 		if err != nil || len(rs) > 0 {
 			return rs, err
 		}
@@ -153,6 +162,7 @@ func (s *stream) given(limit int) ([]driver.Record, error) {
 		size += before - len(s.open.body)
 		if len(rs) > was {
 			s.next = rs[len(rs)-1].Offset + 1
+			s.bare, s.gave = s.next, true
 		}
 		if s.open.left == 0 {
 			s.past()
@@ -191,16 +201,20 @@ func (s *stream) unpack() (bool, error) {
 
 // skip reports whether a batch of a transaction is not to be given: it is a marker, or belongs to one that was aborted.
 func (s *stream) skip(producer, base int64, control, aborts bool) bool {
-	open := func(a aborted) bool { return a.producer == producer && a.first <= base }
 	if !control {
-		return slices.ContainsFunc(s.aborted, open)
+		return slices.ContainsFunc(s.aborted, covers(producer, base))
 	}
 	if aborts {
-		if i := slices.IndexFunc(s.aborted, open); i >= 0 {
+		if i := slices.IndexFunc(s.aborted, covers(producer, base)); i >= 0 {
 			s.aborted = slices.Delete(s.aborted, i, i+1)
 		}
 	}
 	return true
+}
+
+// covers tells whether a producer's batch may belong to an aborted transaction, if that has not ended before it.
+func covers(producer, base int64) func(aborted) bool {
+	return func(a aborted) bool { return a.producer == producer && a.first <= base }
 }
 
 // request asks for what comes after what was asked for already.
@@ -232,7 +246,7 @@ func (s *stream) wait(ctx context.Context) error {
 		return a.err
 	}
 	ahead := s.asked != s.next || !s.used.IsZero() // it is being read on
-	s.raw, s.aborted = a.raw, a.aborted
+	s.by, s.raw, s.aborted = a.by, a.raw, a.aborted
 	rest := a.raw
 	for {
 		length, end, complete := header(rest)
@@ -331,12 +345,17 @@ func (p *partition) fetched(ctx context.Context, to leader, offset int64, got *k
 			driver.ErrBeyondEnd, got.DivergingEpoch.EndOffset))
 	}
 	p.ends.reached(got.LastStableOffset)
-	a := answer{raw: got.RecordBatches}
+	return answer{by: to, raw: got.RecordBatches, aborted: abortedIn(got)}, nil
+}
+
+// abortedIn returns the aborted transactions that an answer tells of, in order.
+func abortedIn(got *kmsg.FetchResponseTopicPartition) []aborted {
+	var as []aborted
 	for _, t := range got.AbortedTransactions {
-		a.aborted = append(a.aborted, aborted{t.ProducerID, t.FirstOffset})
+		as = append(as, aborted{t.ProducerID, t.FirstOffset})
 	}
-	slices.SortFunc(a.aborted, func(a, b aborted) int { return int(min(max(a.first-b.first, -1), 1)) })
-	return a, nil
+	slices.SortFunc(as, func(a, b aborted) int { return cmp.Compare(a.first, b.first) })
+	return as
 }
 
 // outside says on which side of the partition an offset is. It is asked for again if it is inside after all.
@@ -356,8 +375,9 @@ func (p *partition) outside(ctx context.Context, to leader, offset int64) error 
 // errInside is returned for an offset that a leader called out of range, and that is in it now.
 var errInside = errors.New("the leader calls the offset out of range, and it is not")
 
-// Bounds returns the offset of the first record still there and the one after the last that Fetch gives. Where others
-// have written in transactions, the last offsets before the end may be markers, which no Fetch gives.
+// Bounds returns the offset of the first record still there and the one after the last that Fetch gives: behind it there may
+// be markers of others' transactions, and records of aborted ones. Who may ask for offsets only is told an end that includes
+// those.
 func (l *Log) Bounds(ctx context.Context, topic string, n int32) (first, end int64, err error) {
 	p, err := l.partition(ctx, topic, n)
 	if err != nil {
@@ -367,6 +387,9 @@ func (l *Log) Bounds(ctx context.Context, topic string, n int32) (first, end int
 	err = p.try(ctx, func(ctx context.Context, to leader) (err error) {
 		if first, end, told, err = p.glance(ctx, to); err == nil && !told {
 			first, end, err = p.bounds(ctx, to)
+		}
+		if err == nil {
+			end, err = p.behindRecords(ctx, to, first, end)
 		}
 		return err
 	})
@@ -389,12 +412,19 @@ type ends struct {
 	mu     sync.Mutex
 	last   int64 // the end as it was seen last; it is there or behind, unless records were lost
 	listed listed
+	tail   tail
 }
 
 // listed says which leader told offsets, and how many connections had been opened before.
 type listed struct {
 	by       leader
 	connects int64
+}
+
+// tail is a range of offsets without a record, behind one.
+type tail struct {
+	from, to int64
+	by       leader
 }
 
 // told notes the end that a leader has told.
@@ -418,6 +448,25 @@ func (e *ends) seen(by listed) (int64, bool) {
 	return e.last, e.listed == by && by.connects > 0 && by.by.epoch >= 0
 }
 
+// bare notes that a leader has a record, or nothing at all, before an offset, and none from there to another.
+func (e *ends) bare(from, to int64, by leader) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.tail.by != by || e.tail.to < to {
+		e.tail = tail{from, to, by}
+	}
+}
+
+// behind returns the offset behind the last record before an end, if it is known.
+func (e *ends) behind(end int64, by leader) (int64, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.tail.by == by && e.tail.from <= end && end <= e.tail.to {
+		return e.tail.from, true
+	}
+	return 0, false
+}
+
 // glance asks for the bounds by a fetch. It returns false if they must be asked for otherwise.
 func (p *partition) glance(ctx context.Context, to leader) (first, end int64, told bool, err error) {
 	now := listed{to, p.log.connects.Load()}
@@ -425,16 +474,7 @@ func (p *partition) glance(ctx context.Context, to leader) (first, end int64, to
 	if !ok {
 		return 0, 0, false, nil
 	}
-	req := p.fetchRequest(to, last, -1, 0)
-	req.MaxBytes = 1 // one batch, if there are some
-	resp, err := p.log.client.Broker(int(to.broker)).Request(ctx, req)
-	if err != nil {
-		return 0, 0, false, err
-	}
-	got, err := p.answered(to, resp)
-	if err == nil {
-		err = kerr.ErrorForCode(got.ErrorCode)
-	}
+	got, err := p.peek(ctx, to, last)
 	switch {
 	case err != nil && retriable(err) && !errors.Is(err, kerr.OffsetOutOfRange):
 		return 0, 0, false, err
@@ -444,7 +484,68 @@ func (p *partition) glance(ctx context.Context, to leader) (first, end int64, to
 		return 0, 0, false, nil
 	}
 	p.ends.reached(got.LastStableOffset)
+	if _, end, record := p.judge(got); record && end <= got.LastStableOffset {
+		p.ends.bare(end, end, to)
+	}
 	return got.LogStartOffset, got.LastStableOffset, true, nil
+}
+
+// behindRecords returns the offset behind the last record before an end. It looks at what lies there from the end on, which
+// takes a request for each batch that has none, once.
+func (p *partition) behindRecords(ctx context.Context, to leader, first, end int64) (int64, error) {
+	at := end
+	for at > first {
+		if from, ok := p.ends.behind(at, to); ok {
+			at = from
+			break
+		}
+		got, err := p.peek(ctx, to, at-1)
+		if err != nil && retriable(err) {
+			return 0, err
+		}
+		if err != nil {
+			return end, nil //nolint:nilerr // it may not be read
+		}
+		base, next, record := p.judge(got)
+		if next < at {
+			return 0, fmt.Errorf("broker %d gives nothing at offset %d, before the end it told", to.broker, at-1)
+		}
+		if record {
+			break
+		}
+		at = base
+	}
+	at = max(at, first)
+	p.ends.bare(at, end, to)
+	return at, nil
+}
+
+// peek asks for the batch at an offset, without waiting for one.
+func (p *partition) peek(ctx context.Context, to leader, offset int64) (*kmsg.FetchResponseTopicPartition, error) {
+	req := p.fetchRequest(to, offset, -1, 0)
+	req.MaxBytes = 1 // one batch, if there are some
+	resp, err := p.log.client.Broker(int(to.broker)).Request(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	got, err := p.answered(to, resp)
+	if err == nil {
+		err = kerr.ErrorForCode(got.ErrorCode)
+	}
+	return got, err
+}
+
+// judge returns where the first batch of an answer begins and ends, and whether Fetch gives its records.
+func (p *partition) judge(got *kmsg.FetchResponseTopicPartition) (base, end int64, records bool) {
+	if raw := got.RecordBatches; len(raw) > atMagic && raw[atMagic] != magic {
+		return 0, math.MaxInt64, true // Fetch says what is wrong with it
+	}
+	_, end, complete := header(got.RecordBatches)
+	if !complete {
+		return 0, 0, false
+	}
+	producer, base, txn, control := transactional(got.RecordBatches)
+	return base, end, !control && (!txn || !slices.ContainsFunc(abortedIn(got), covers(producer, base)))
 }
 
 const (
