@@ -290,7 +290,7 @@ func (w *puller) read(ctx context.Context, l *Log, service string) error {
 			if err != nil {
 				return err
 			}
-			if len(recs) == 0 { // the log has gaps at its end
+			if len(recs) == 0 { // a gap reaches over the end
 				return nil
 			}
 			at.Offset = recs[len(recs)-1].Offset + 1

@@ -144,13 +144,7 @@ func TestBoundsEndBehindTheLastRecord(t *testing.T) {
 	given := 0
 	check := func(l *kafka.Log) {
 		t.Helper()
-		for end := int64(-1); end != behind; { // a transaction's end comes to be known a moment later
-			first, now, err := l.Bounds(ctx, topic, 0)
-			must(t, err)
-			if end = now; first != 0 || end > behind {
-				t.Fatalf("the bounds are %d and %d, the last record is at %d", first, end, behind-1)
-			}
-		}
+		wantEnd(ctx, t, l, topic, behind)
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("the seed is %d", seed)
@@ -196,4 +190,16 @@ func TestBoundsEndBehindTheLastRecord(t *testing.T) {
 		}
 	}
 	check(open(t, kafka.Config{}))
+}
+
+// wantEnd waits until a partition ends at an offset, which it does a moment after transactions have ended, and not behind it.
+func wantEnd(ctx context.Context, t *testing.T, l *kafka.Log, topic string, want int64) {
+	t.Helper()
+	for end := int64(-1); end != want; {
+		first, now, err := l.Bounds(ctx, topic, 0)
+		must(t, err)
+		if end = now; first != 0 || end > want {
+			t.Fatalf("the bounds are %d and %d, the last record is at %d", first, end, want-1)
+		}
+	}
 }

@@ -484,7 +484,7 @@ func (p *partition) glance(ctx context.Context, to leader) (first, end int64, to
 		return 0, 0, false, nil
 	}
 	p.ends.reached(got.LastStableOffset)
-	if _, end, record := p.judge(got); record && end <= got.LastStableOffset {
+	if _, end, record := firstBatch(got); record && end <= got.LastStableOffset {
 		p.ends.bare(end, end, to)
 	}
 	return got.LogStartOffset, got.LastStableOffset, true, nil
@@ -506,7 +506,7 @@ func (p *partition) behindRecords(ctx context.Context, to leader, first, end int
 		if err != nil {
 			return end, nil //nolint:nilerr // it may not be read
 		}
-		base, next, record := p.judge(got)
+		base, next, record := firstBatch(got)
 		if next < at {
 			return 0, fmt.Errorf("broker %d gives nothing at offset %d, before the end it told", to.broker, at-1)
 		}
@@ -535,8 +535,8 @@ func (p *partition) peek(ctx context.Context, to leader, offset int64) (*kmsg.Fe
 	return got, err
 }
 
-// judge returns where the first batch of an answer begins and ends, and whether Fetch gives its records.
-func (p *partition) judge(got *kmsg.FetchResponseTopicPartition) (base, end int64, records bool) {
+// firstBatch returns where the first batch of an answer begins and ends, and whether Fetch gives its records.
+func firstBatch(got *kmsg.FetchResponseTopicPartition) (base, end int64, records bool) {
 	if raw := got.RecordBatches; len(raw) > atMagic && raw[atMagic] != magic {
 		return 0, math.MaxInt64, true // Fetch says what is wrong with it
 	}

@@ -85,8 +85,9 @@ func TestFetchSkipsWhatTransactionsLeave(t *testing.T) {
 			}
 		}
 		must(t, cl.EndTransaction(ctx, end))
-		_, err := l.Append(ctx, topic, numbered(0, 100*i, 2))
+		ps, err := l.Append(ctx, topic, numbered(0, 100*i, 2))
 		must(t, err)
+		wantEnd(ctx, t, l, topic, ps[1].Offset+1)
 		wanted = append(wanted, strconv.Itoa(100*i), strconv.Itoa(100*i+1))
 	}
 	equal(t, "values", readAll(t, l, topic, 0), wanted)
