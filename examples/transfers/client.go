@@ -40,6 +40,7 @@ const (
 	began    word = "began" // to send orders
 	progress word = "progress"
 	reached  word = "reached"  // a point
+	quiet    word = "quiet"    // all transfers have ended
 	finished word = "finished" // its task
 )
 
@@ -122,7 +123,7 @@ func (c *client) settled(ctx context.Context, s side) error {
 	}
 }
 
-// load sends the orders as fast as the services take them in, and waits until all transfers have ended.
+// load sends the orders as fast as the services take them in, and waits until all transfers have ended and the journals tell of it.
 func (c *client) load(ctx context.Context) error {
 	pause := slow
 	if c.plan.Transfers < few {
@@ -153,18 +154,25 @@ func (c *client) load(ctx context.Context) error {
 			return err
 		}
 		if c.sent == c.plan.Transfers && len(c.points) == 0 && behind == 0 {
-			quiet, err := c.quiet(ctx)
+			over, err := c.over(ctx)
 			if err != nil {
 				return err
 			}
-			if quiet {
-				return c.out.Encode(said{What: finished})
+			if over {
+				break
 			}
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
 	}
+	if err := c.out.Encode(said{What: quiet}); err != nil {
+		return err
+	}
+	if err := c.logged(ctx); err != nil {
+		return err
+	}
+	return c.out.Encode(said{What: finished})
 }
 
 // send sends the next orders.
@@ -264,9 +272,9 @@ func (c *client) behind(ctx context.Context, s side) (sum int64, err error) {
 	return sum, nil
 }
 
-// quiet reports whether nothing waits for anything: no message in an inbox, no saga for a reply or a timer, and no effect
+// over reports whether nothing waits for anything: no message in an inbox, no saga for a reply or a timer, and no effect
 // for its result.
-func (c *client) quiet(ctx context.Context) (bool, error) {
+func (c *client) over(ctx context.Context) (bool, error) {
 	for _, s := range []side{c.accounts, c.ledger} {
 		behind, err := c.behind(ctx, s)
 		if err != nil || behind > 0 {
@@ -284,6 +292,26 @@ func (c *client) quiet(ctx context.Context) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// logged waits until the services' journals are known to have all that the stores have. A process that is killed right before
+// all is over leaves decisions that only the next one logs, when it has taken its partitions over.
+func (c *client) logged(ctx context.Context) error {
+	for _, s := range []side{c.accounts, c.ledger} {
+		for {
+			h, err := s.engine.Health(ctx)
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(h.Partitions, func(p engine.PartitionHealth) bool { return p.Logged < p.N }) {
+				break
+			}
+			if err := sleep(ctx, slow); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -18,10 +18,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/dejalog/deja"
+	"github.com/dejalog/deja/driver"
+	"github.com/dejalog/deja/engine"
 	"github.com/dejalog/deja/examples/transfers/accounts"
 	"github.com/dejalog/deja/examples/transfers/ledger"
+	"github.com/dejalog/deja/examples/transfers/orders"
 	"github.com/dejalog/deja/examples/transfers/posting"
 	"github.com/dejalog/deja/examples/transfers/receipt"
+	"github.com/dejalog/deja/internal/memory"
 	"github.com/dejalog/deja/internal/testenv"
 )
 
@@ -292,6 +296,48 @@ func TestTransfersOnServers(t *testing.T) {
 		}
 	})
 	cleanUp(t, brokers, dsn, r.stderr)
+}
+
+// late is a store whose journal is known to have one decision more at each look.
+type late struct {
+	driver.Store
+	looks int64
+}
+
+const lateDecisions = 30
+
+func (s *late) Leases(context.Context) ([]driver.Lease, error) {
+	s.looks++
+	return []driver.Lease{{Progress: driver.Progress{N: lateDecisions}, Logged: driver.Logged{N: min(s.looks, lateDecisions)}}}, nil
+}
+
+// What a killed process has decided may not be in the journal yet when nothing waits for anything any more.
+func TestARunEndsWhenTheJournalsHaveAll(t *testing.T) {
+	var out bytes.Buffer
+	log := memory.NewLog(memory.LogConfig{})
+	c := &client{
+		task: &task{plan: orders.Plan{Transfers: 1}, phase: load, from: 1}, // which was sent, and has ended
+		log:  log, out: json.NewEncoder(&out),
+	}
+	stores := []*late{{Store: memory.NewStore()}, {Store: memory.NewStore()}}
+	for i, s := range []*side{&c.accounts, &c.ledger} {
+		e, err := engine.New(engine.Config{Service: ledger.Service(), Log: log, Store: stores[i]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		*s = side{ledger.Name, e, stores[i]}
+	}
+	if err := c.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range stores {
+		if s.looks < lateDecisions {
+			t.Errorf("side %d was not awaited", i)
+		}
+	}
+	if text := out.String(); !strings.HasSuffix(text, `{"what":"quiet"}`+"\n"+`{"what":"finished"}`+"\n") {
+		t.Errorf("it said %s", text)
+	}
 }
 
 // settings reads what a run on servers has left for a service's program.

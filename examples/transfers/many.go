@@ -205,8 +205,9 @@ func (m *many) heard(s said) (done bool, err error) {
 	case reached:
 		m.task.from = s.Sent
 		return false, m.strike(s)
-	case finished:
+	case quiet:
 		m.ended = time.Now()
+	case finished:
 		w := m.first
 		m.first = nil
 		return true, w.end()

@@ -16,7 +16,7 @@ import (
 	"github.com/dejalog/deja/replay"
 )
 
-// A Witness is a service's log and store. Nothing may be writing to them.
+// A Witness is a service's log and store. Nothing may be writing to them, and the journal must have all that the store has.
 type Witness struct {
 	Service *deja.Service
 	Log     driver.Log
@@ -114,10 +114,12 @@ func (c *check) witness(ctx context.Context, w Witness, decided func(*wire.Recor
 		return err
 	}
 	for p := range source.Partitions() {
+		var recorded int64
 		for e, err := range source.Decisions(ctx, p, 1) {
 			if err != nil {
 				return err
 			}
+			recorded = e.N
 			switch e.Decided.Status {
 			case deja.Applied:
 				decided(e.Record)
@@ -125,6 +127,13 @@ func (c *check) witness(ctx context.Context, w Witness, decided func(*wire.Recor
 				c.verdict.fault("%s: %s of %s is %s: %s", w.Service.Name, e.Cause.Type, e.Cause.Stream, e.Decided.Status, e.Decided.Reason.Error())
 			default:
 			}
+		}
+		at, err := w.Store.Progress(ctx, p)
+		if err != nil {
+			return err
+		}
+		if at.N != recorded {
+			c.verdict.fault("%s: the store of partition %d is at decision %d, and its journal ends at %d", w.Service.Name, p, at.N, recorded)
 		}
 	}
 	if err := replay.EachState(ctx, w.Store, state); err != nil {

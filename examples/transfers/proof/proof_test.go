@@ -278,3 +278,21 @@ func TestReceiptsThatTheProviderDoesNotHaveOrHasTwice(t *testing.T) {
 	write(string(whole) + strings.TrimSuffix(lines[sent], "\n") + "\n")
 	wantFault(t, w.check(t), "were sent a second time")
 }
+
+// behind is a log whose journals lack what was recorded last.
+type behind struct{ driver.Log }
+
+func (l behind) Bounds(ctx context.Context, topic string, partition int32) (first, end int64, err error) {
+	first, end, err = l.Log.Bounds(ctx, topic, partition)
+	if topic == ledger.Name+".journal" {
+		end--
+	}
+	return first, end, err
+}
+
+func TestAJournalThatDoesNotHaveAllYet(t *testing.T) {
+	w := newWorld(t)
+	w.run(t, func(ctx context.Context, accounts, ledger deja.Client) { w.orders(ctx, t, accounts, ledger) })
+	w.log = behind{w.log}
+	wantFault(t, w.check(t), "ledger: the store of partition 1 is at decision")
+}
