@@ -162,6 +162,9 @@ func TestAppendAtTheDepthLimit(t *testing.T) {
 
 // Keys of large objects are sorted, not compared each with each.
 func TestAppendOfManyKeysIsNotQuadratic(t *testing.T) {
+	if testing.Short() {
+		t.Skip("only large objects show it, and one goroutine reads them")
+	}
 	var in strings.Builder
 	in.WriteString(`{`)
 	const n = 200_000
