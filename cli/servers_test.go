@@ -38,11 +38,7 @@ func newServers(t testing.TB) servers {
 
 // store returns the URL of a schema.
 func (s servers) store(schema string) string {
-	sep := "?"
-	if strings.Contains(s.postgres, "?") {
-		sep = "&"
-	}
-	return s.postgres + sep + "schema=" + url.QueryEscape(schema)
+	return testenv.With(s.postgres, "schema", schema)
 }
 
 // exec runs SQL as the tests' administrator.

@@ -116,7 +116,7 @@ func (p *proxy) forward(server, client net.Conn, silent *atomic.Bool) {
 func TestUnknownCommit(t *testing.T) {
 	p, dsn := newProxy(t)
 	schema := newSchema(t)
-	db, err := postgres.Open(t.Context(), dsn+"&pool_max_conns=3", postgres.Schema(schema))
+	db, err := postgres.Open(t.Context(), testenv.With(dsn, "pool_max_conns", "3"), postgres.Schema(schema))
 	must(t, err)
 	defer db.Close()
 	w := acquire(t, db.Store(), assignment(0))

@@ -353,11 +353,7 @@ func intoFile(t *testing.T, src *replay.Source, m moment, from *replay.Snapshot)
 func intoSchema(t *testing.T, src *replay.Source, m moment) {
 	t.Helper()
 	dsn, schema := testenv.Postgres(t), testenv.Unique("past")
-	sep := "?"
-	if strings.Contains(dsn, "?") {
-		sep = "&"
-	}
-	scratch, err := postgres.OpenScratch(t.Context(), dsn+sep+"schema="+schema)
+	scratch, err := postgres.OpenScratch(t.Context(), testenv.With(dsn, "schema", schema))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -508,11 +508,7 @@ func TestCrashMatrixInAFile(t *testing.T) {
 
 func TestCrashMatrixOnPostgres(t *testing.T) {
 	dsn := testenv.Postgres(t)
-	sep := "?"
-	if strings.Contains(dsn, "?") {
-		sep = "&"
-	}
-	few := dsn + sep + "pool_max_conns=4" // there are many stores, and a server takes so many connections
+	few := testenv.With(dsn, "pool_max_conns", "4") // there are many stores, and a server takes so many connections
 	matrix(t, func(t *testing.T) *world {
 		store := func(name string) driver.Store {
 			schema := testenv.Unique(name)

@@ -50,6 +50,15 @@ func Postgres(t testing.TB) string {
 	return dsn
 }
 
+// With returns an address with one parameter more.
+func With(address, name, value string) string {
+	sep := "?"
+	if strings.Contains(address, "?") {
+		sep = "&"
+	}
+	return address + sep + name + "=" + url.QueryEscape(value)
+}
+
 // missing ends the test for want of a server.
 func missing(t testing.TB, variable, server string) {
 	t.Helper()

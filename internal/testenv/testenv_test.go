@@ -87,3 +87,14 @@ func TestUniqueNamesAreFitForTopicsAndSchemas(t *testing.T) {
 		t.Errorf("names %q and %q", a, b)
 	}
 }
+
+func TestAParameterIsAdded(t *testing.T) {
+	for address, want := range map[string]string{
+		"postgres://h/d":             "postgres://h/d?schema=a+b",
+		"postgres://h/d?sslmode=off": "postgres://h/d?sslmode=off&schema=a+b",
+	} {
+		if got := With(address, "schema", "a b"); got != want {
+			t.Errorf("%s: %s, want %s", address, got, want)
+		}
+	}
+}

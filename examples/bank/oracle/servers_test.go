@@ -81,11 +81,7 @@ func (s *servers) logURL() string {
 }
 
 func (s *servers) storeURL() string {
-	sep := "?"
-	if strings.Contains(s.dsn, "?") {
-		sep = "&"
-	}
-	return s.dsn + sep + "schema=" + s.schema
+	return testenv.With(s.dsn, "schema", s.schema)
 }
 
 // env is where the program finds log and store: a command line would show the password.
